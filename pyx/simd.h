@@ -1,0 +1,296 @@
+/* The vector type, tanh and sigmoid, and the register tile, for float (f32) and double (f64).
+ *
+ * A vector is one register of the instruction set that the file is compiled for.  GCC and Clang give it arithmetic (vector
+ * extensions); for another compiler a vector is a single number, and all code that uses it becomes plain loops.
+ * The second half of this file is its body, included once for each type.
+ *
+ * All sums run over k in order, one fused multiply-add (or multiply and add) at a time, whatever the shape of the tile: an
+ * element's bits do not depend on which rows and columns are computed beside it.
+ */
+#ifndef CLSTM_SIMD_H
+#define CLSTM_SIMD_H
+
+#include <math.h>
+#include <stddef.h>
+#include <stdlib.h>
+#include <string.h>
+
+#if defined(__GNUC__)
+#define CLSTM_INLINE static inline __attribute__((always_inline, unused))
+#define CLSTM_UNROLL _Pragma("GCC unroll 8")
+#define CLSTM_PREFETCH(address) __builtin_prefetch(address)
+#if defined(__AVX512F__)
+#define CLSTM_VECTOR_BYTES 64
+#elif defined(__AVX__)
+#define CLSTM_VECTOR_BYTES 32
+#else
+#define CLSTM_VECTOR_BYTES 16
+#endif
+#else
+#define CLSTM_INLINE static inline
+#define CLSTM_UNROLL
+#define CLSTM_PREFETCH(address) ((void)0)
+#define CLSTM_VECTOR_BYTES 0 /* no vectors */
+#endif
+
+#if defined(__SSE2__)
+#include <immintrin.h>
+#endif
+
+/* Sums that a tile keeps in registers: what is left of 32 or 16 beside the weights and the broadcast. */
+#if defined(__AVX512F__) || defined(__aarch64__)
+#define CLSTM_SUMS 24
+#else
+#define CLSTM_SUMS 12
+#endif
+#define CLSTM_TILE_ROWS 6
+
+/* Rows of a tile that is `width` vectors wide. */
+CLSTM_INLINE ptrdiff_t clstm_tile_rows(ptrdiff_t width)
+{
+    ptrdiff_t rows = CLSTM_SUMS / width;
+    return rows < CLSTM_TILE_ROWS ? rows : CLSTM_TILE_ROWS;
+}
+
+/* Memory aligned for vectors and cache lines.  A debug build fills it with NaN, so that a read before the write shows, and
+ * writes a pattern behind it, which clstm_free compares. */
+#if defined(CLSTM_DEBUG)
+#define CLSTM_GUARD 64
+#else
+#define CLSTM_GUARD 0
+#endif
+
+static void *clstm_alloc(size_t bytes)
+{
+    unsigned char *block;
+    size_t whole = (bytes + 63) / 64 * 64; /* [64 bytes of book-keeping][whole][guard] */
+    void *base = malloc(whole + 128 + CLSTM_GUARD);
+    if (!base)
+        return NULL;
+    block = (unsigned char *)(((size_t)base + 127) / 64 * 64);
+    memcpy(block - sizeof(void *), &base, sizeof(void *));
+#if defined(CLSTM_DEBUG)
+    memcpy(block - 2 * sizeof(void *), &whole, sizeof(whole));
+    memset(block, 0xff, whole);
+    memset(block + whole, 0xa5, CLSTM_GUARD);
+#endif
+    return block;
+}
+
+/* Returns 0 when something was written behind the block. */
+static int clstm_free(void *block)
+{
+    int intact = 1;
+    void *base;
+    if (!block)
+        return 1;
+    memcpy(&base, (unsigned char *)block - sizeof(void *), sizeof(void *));
+#if defined(CLSTM_DEBUG)
+    size_t whole;
+    memcpy(&whole, (unsigned char *)block - 2 * sizeof(void *), sizeof(whole));
+    for (size_t n = 0; n < CLSTM_GUARD; n++)
+        intact &= ((unsigned char *)block)[whole + n] == 0xa5;
+#endif
+    free(base);
+    return intact;
+}
+
+/* tanh(2 y) = 2 w q / (q^2 + w^2) with w / q = tanh(y): rounding errors of w and q cancel where |tanh| is near 1, and one
+ * division is enough.  tanh(y) is y P(y^2) / Q(y^2), fitted on [0, LIMIT] (relative error 6e-8 and 2e-16); P and Q share the
+ * factor 1.875, which puts Q in the upper half of a binade, where rounding costs least.  Beyond 2 LIMIT the true tanh rounds
+ * to 1.  P and Q list the coefficients of y^0, y^2, ... */
+#define CLSTM_TANH_F32_LIMIT 4.55f
+#define CLSTM_TANH_F32_P(c, h) \
+    h(h(h(c(1.875 * 5.62598072358330969e-6), 1.875 * 0.00257872986015006873), 1.875 * 0.126174373950743291), \
+      1.875 * 0.999999999936322309)
+#define CLSTM_TANH_F32_Q(c, h) \
+    h(h(h(c(1.875 * 0.000177636589673917297), 1.875 * 0.0224147300103258078), 1.875 * 0.459507687789724457), 1.875)
+#define CLSTM_TANH_F64_LIMIT 9.55
+#define CLSTM_TANH_F64_P(c, h) \
+    h(h(h(h(h(h(h(c(1.875 * 9.25997899671519834e-17), 1.875 * 8.29458704337996082e-13), 1.875 * 1.06271571338285921e-9), \
+                1.875 * 4.46393826730796213e-7), 1.875 * 0.0000764650299437847906), 1.875 * 0.00551092520905556857), \
+          1.875 * 0.148682598458002924), 1.875)
+#define CLSTM_TANH_F64_Q(c, h) \
+    h(h(h(h(h(h(h(c(1.875 * 1.26079467932810628e-14), 1.875 * 3.50258020199811943e-11), 1.875 * 2.45540967886089104e-8), \
+                1.875 * 6.50168690415215464e-6), 1.875 * 0.000725784472519882458), 1.875 * 0.0328495691395009973), \
+          1.875 * 0.482015931791336257), 1.875)
+
+#define REAL float
+#define TYPE(name) clstm_##name##_f32
+#define TANH(name) CLSTM_TANH_F32_##name
+#define INTEGER int
+#define ABS_SCALAR fabsf
+#if defined(__AVX512F__)
+#define X86(op) _mm512_##op##_ps
+#elif defined(__AVX__)
+#define X86(op) _mm256_##op##_ps
+#elif defined(__SSE2__)
+#define X86(op) _mm_##op##_ps
+#endif
+#include "simd.h"
+#undef REAL
+#undef TYPE
+#undef TANH
+#undef INTEGER
+#undef ABS_SCALAR
+#undef X86
+
+#define REAL double
+#define TYPE(name) clstm_##name##_f64
+#define TANH(name) CLSTM_TANH_F64_##name
+#define INTEGER long long
+#define ABS_SCALAR fabs
+#if defined(__AVX512F__)
+#define X86(op) _mm512_##op##_pd
+#elif defined(__AVX__)
+#define X86(op) _mm256_##op##_pd
+#elif defined(__SSE2__)
+#define X86(op) _mm_##op##_pd
+#endif
+#include "simd.h"
+
+#else /* -------------------------------------------------------------------------- the body, for one type REAL */
+
+#if CLSTM_VECTOR_BYTES
+typedef REAL TYPE(vec) __attribute__((vector_size(CLSTM_VECTOR_BYTES), may_alias));
+typedef INTEGER TYPE(bits) __attribute__((vector_size(CLSTM_VECTOR_BYTES), may_alias));
+#else
+typedef REAL TYPE(vec);
+#endif
+enum { TYPE(LANES) = sizeof(TYPE(vec)) / sizeof(REAL) };
+
+/* x - {0} is one broadcast; {0} + x would be an addition, for the sake of -0. */
+CLSTM_INLINE TYPE(vec) TYPE(broadcast)(REAL x)
+{
+#if CLSTM_VECTOR_BYTES
+    return x - (TYPE(vec)){0};
+#else
+    return x;
+#endif
+}
+
+CLSTM_INLINE TYPE(vec) TYPE(abs)(TYPE(vec) x)
+{
+#if CLSTM_VECTOR_BYTES
+    return (TYPE(vec))((TYPE(bits))x & ~(TYPE(bits))(-TYPE(broadcast)((REAL)0)));
+#else
+    return ABS_SCALAR(x);
+#endif
+}
+
+/* x held within -limit..limit.  The order of the operands lets NaN through: the instructions return the second one. */
+CLSTM_INLINE TYPE(vec) TYPE(clamp)(TYPE(vec) x, REAL limit)
+{
+    TYPE(vec) high = TYPE(broadcast)(limit), low = TYPE(broadcast)(-limit);
+#if defined(X86)
+    return (TYPE(vec))X86(max)(low, X86(min)(high, x));
+#elif CLSTM_VECTOR_BYTES
+    TYPE(bits) above = x > high, below = x < low;
+    TYPE(bits) kept = (TYPE(bits))x & ~(above | below);
+    return (TYPE(vec))(kept | ((TYPE(bits))high & above) | ((TYPE(bits))low & below));
+#else
+    return x > high ? high : x < low ? low : x;
+#endif
+}
+
+/* a * b + c, where it must not be left to the compiler which of two products is fused with the addition. */
+CLSTM_INLINE TYPE(vec) TYPE(madd)(TYPE(vec) a, TYPE(vec) b, TYPE(vec) c)
+{
+#if defined(X86) && defined(__FMA__)
+    return (TYPE(vec))X86(fmadd)(a, b, c);
+#else
+    return a * b + c;
+#endif
+}
+
+/* tanh(2 y); the derivation stands above the coefficients. */
+CLSTM_INLINE TYPE(vec) TYPE(tanh_twice)(TYPE(vec) y)
+{
+    y = TYPE(clamp)(y, TANH(LIMIT));
+    TYPE(vec) u = y * y;
+#define CONSTANT(value) TYPE(broadcast)((REAL)(value))
+#define HORNER(inner, value) TYPE(madd)(inner, u, CONSTANT(value))
+    TYPE(vec) w = y * TANH(P)(CONSTANT, HORNER);
+    TYPE(vec) q = TANH(Q)(CONSTANT, HORNER);
+#undef HORNER
+#undef CONSTANT
+    TYPE(vec) product = (w + w) * q, gap = q - TYPE(abs)(w);
+    return product / TYPE(madd)(gap, gap, TYPE(abs)(product)); /* q^2 + w^2 = 2 |w| q + (q - |w|)^2 */
+}
+
+CLSTM_INLINE TYPE(vec) TYPE(tanh)(TYPE(vec) x)
+{
+    return TYPE(tanh_twice)(TYPE(broadcast)((REAL)0.5) * x);
+}
+
+/* 1 / (1 + exp(-x)) = (1 + tanh(x / 2)) / 2 */
+CLSTM_INLINE TYPE(vec) TYPE(sigmoid)(TYPE(vec) x)
+{
+    TYPE(vec) half = TYPE(broadcast)((REAL)0.5);
+    return TYPE(madd)(half, TYPE(tanh_twice)(TYPE(broadcast)((REAL)0.25) * x), half);
+}
+
+/* sums[r, v] += sum over k of a[r, k] * panel[k, v], for `rows` rows and `width` vectors; both are constants once inlined, so
+ * that the sums live in registers.  A width of 8 is two panels of 4 side by side.
+ *   a      IN   (rows, depth), element (r, k) at a[r * a_row + k * a_step]
+ *   panel  IN   (depth, width) vectors, contiguous; a second panel `next` elements further
+ *   sums   IN/OUT (rows, width) vectors, rows sums_row elements apart */
+CLSTM_INLINE void TYPE(tile_of)(const int rows, const int width, const REAL *a, ptrdiff_t a_row, ptrdiff_t a_step,
+                                const REAL *panel, ptrdiff_t next, ptrdiff_t depth, REAL *sums, ptrdiff_t sums_row)
+{
+    enum { V = TYPE(LANES) };
+    const int panel_width = width > 4 ? 4 : width;
+    TYPE(vec) sum[CLSTM_TILE_ROWS][8];
+    CLSTM_UNROLL for (int r = 0; r < rows; r++)
+        CLSTM_UNROLL for (int v = 0; v < width; v++)
+            sum[r][v] = *(const TYPE(vec) *)(sums + r * sums_row + v * V);
+    for (ptrdiff_t k = 0; k < depth; k++) {
+        CLSTM_UNROLL for (int r = 0; r < rows; r++) {
+            TYPE(vec) x = TYPE(broadcast)(a[r * a_row]);
+            CLSTM_UNROLL for (int v = 0; v < width; v++)
+                sum[r][v] += x * *(const TYPE(vec) *)(panel + (v / 4) * next + (v % 4) * V);
+        }
+        a += a_step;
+        panel += panel_width * V;
+    }
+    CLSTM_UNROLL for (int r = 0; r < rows; r++)
+        CLSTM_UNROLL for (int v = 0; v < width; v++)
+            *(TYPE(vec) *)(sums + r * sums_row + v * V) = sum[r][v];
+}
+
+/* As tile_of, for any rows <= clstm_tile_rows(width) and width <= 4, or rows = 1 and width = 8. */
+static void TYPE(tile)(ptrdiff_t rows, ptrdiff_t width, const REAL *a, ptrdiff_t a_row, ptrdiff_t a_step, const REAL *panel,
+                       ptrdiff_t next, ptrdiff_t depth, REAL *sums, ptrdiff_t sums_row)
+{
+#define CASE(R, W) \
+    case (R) * 16 + (W): \
+        if ((R) * (W) <= CLSTM_SUMS) \
+            TYPE(tile_of)(R, W, a, a_row, a_step, panel, next, depth, sums, sums_row); \
+        return;
+#define ROWS(W) CASE(1, W) CASE(2, W) CASE(3, W) CASE(4, W) CASE(5, W) CASE(6, W)
+    switch (rows * 16 + width) {
+        ROWS(4) ROWS(3) ROWS(2) ROWS(1) CASE(1, 8)
+    }
+#undef ROWS
+#undef CASE
+}
+
+/* z[j] += sum over k of a[k] * rows[k, j], in order of k, for rows (depth, n) as they lie in memory, four at a time. */
+static void TYPE(accumulate)(const REAL *restrict a, const REAL *restrict rows, ptrdiff_t depth, ptrdiff_t n, REAL *restrict z)
+{
+    ptrdiff_t k = 0;
+    for (; k + 4 <= depth; k += 4, rows += 4 * n) {
+        const REAL a0 = a[k], a1 = a[k + 1], a2 = a[k + 2], a3 = a[k + 3];
+        for (ptrdiff_t j = 0; j < n; j++) {
+            REAL sum = z[j] + a0 * rows[j];
+            sum += a1 * rows[n + j];
+            sum += a2 * rows[2 * n + j];
+            z[j] = sum + a3 * rows[3 * n + j];
+        }
+    }
+    for (; k < depth; k++, rows += n)
+        for (ptrdiff_t j = 0; j < n; j++)
+            z[j] += a[k] * rows[j];
+}
+
+#endif

@@ -1,0 +1,180 @@
+"""Every check of what users hand in, and its message: argument, what was expected, what came.
+
+Nothing is changed before all checks have passed, so callers check first and then work.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+
+
+class FileFormatError(ValueError):
+    """A file cannot be read as what it should be; the message holds the path and the reason."""
+
+    def __init__(self, path: object, reason: str) -> None:
+        super().__init__(f"{path}: {reason}")
+
+
+def describe(value: object) -> str:
+    """Name a value in a message without printing a whole array."""
+    if isinstance(value, np.ndarray):
+        return f"array of shape {value.shape} and dtype {value.dtype}"
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def integer(name: str, value: object, low: int) -> int:
+    """Return value as int, at least `low`; bool is refused."""
+    try:
+        if isinstance(value, bool | np.bool_):
+            raise TypeError
+        number = operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        raise TypeError(f"{name}: expected an integer, got {describe(value)}") from None
+    if number < low:
+        raise ValueError(f"{name}: expected at least {low}, got {number}")
+    return number
+
+
+def boolean(name: str, value: object) -> bool:
+    """Return value as bool; anything but True and False is refused."""
+    if not isinstance(value, bool | np.bool_):
+        raise TypeError(f"{name}: expected True or False, got {describe(value)}")
+    return bool(value)
+
+
+def fraction(name: str, value: Any) -> float:
+    """Return value as float in [0, 1)."""
+    number = real(name, value)
+    if not 0.0 <= number < 1.0:
+        raise ValueError(f"{name}: expected a number in [0, 1), got {describe(value)}")
+    return number
+
+
+def real(name: str, value: Any) -> float:
+    """Return value as a finite float."""
+    if isinstance(value, str | bytes | bool):
+        raise TypeError(f"{name}: expected a number, got {describe(value)}")
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise TypeError(f"{name}: expected a number, got {describe(value)}") from None
+    if not np.isfinite(number):
+        raise ValueError(f"{name}: expected a finite number, got {describe(value)}")
+    return number
+
+
+def positive(name: str, value: Any) -> float:
+    """Return value as a finite float above 0."""
+    number = real(name, value)
+    if number <= 0.0:
+        raise ValueError(f"{name}: expected a number above 0, got {describe(value)}")
+    return number
+
+
+def instance(name: str, value: object, kind: type) -> None:
+    """Compare the class of an object."""
+    if not isinstance(value, kind):
+        raise TypeError(f"{name}: expected a {kind.__name__}, got {describe(value)}")
+
+
+def choice(name: str, value: object, allowed: tuple[str, ...]) -> str:
+    """Return value, which must be one of the allowed strings."""
+    if not isinstance(value, str) or value not in allowed:
+        raise ValueError(f"{name}: expected one of {', '.join(map(repr, allowed))}, got {describe(value)}")
+    return value
+
+
+def float_dtype(value: Any) -> np.dtype[Any]:
+    """Return the dtype, float32 or float64."""
+    try:
+        dtype = np.dtype(value)
+    except TypeError:
+        raise TypeError(f"dtype: expected float32 or float64, got {describe(value)}") from None
+    if value is None or dtype not in (np.float32, np.float64) or not dtype.isnative:
+        raise ValueError(f"dtype: expected float32 or float64, got {describe(value)}")
+    return dtype
+
+
+def generator(value: Any) -> np.random.Generator:
+    """Return a Generator from None, an int seed or a Generator."""
+    if isinstance(value, np.random.Generator):
+        return value
+    if value is None:
+        return np.random.default_rng()
+    return np.random.default_rng(integer("rng", value, 0))
+
+
+def array(name: str, value: Any, dtype: np.dtype[Any], *, copy: bool = False) -> Array:
+    """Convert to an aligned array of the layer's dtype with contiguous rows; complex, object and text are refused."""
+    try:
+        given = np.asarray(value)
+    except ValueError:
+        raise ValueError(f"{name}: expected an array of numbers, got rows of different lengths") from None
+    if given.dtype.kind not in "fiub":
+        raise TypeError(f"{name}: expected real numbers, got dtype {given.dtype}")
+    if copy:
+        return np.array(given, dtype=dtype)
+    converted = np.require(given, dtype=dtype, requirements="A")
+    rows_contiguous = converted.ndim == 0 or converted.strides[-1] == dtype.itemsize
+    return converted if rows_contiguous else np.ascontiguousarray(converted)
+
+
+def shape(name: str, value: Array, expected: tuple[int | str, ...]) -> None:
+    """Compare a shape; a string in `expected` stands for any size and is shown in the message."""
+    fits = value.ndim == len(expected) and all(
+        isinstance(want, str) or want == got for want, got in zip(expected, value.shape, strict=True)
+    )
+    if not fits:
+        inner = ", ".join(map(str, expected)) + ("," if len(expected) == 1 else "")
+        raise ValueError(f"{name}: expected shape ({inner}), got {value.shape}")
+
+
+def shaped(name: str, value: Any, dtype: np.dtype[Any], expected: tuple[int | str, ...]) -> Array:
+    """Convert with `array`, then compare with `shape`."""
+    converted = array(name, value, dtype)
+    shape(name, converted, expected)
+    return converted
+
+
+def pair(name: str, value: Any, parts: str) -> tuple[Any, Any]:
+    """Return the two halves of a state."""
+    if not isinstance(value, tuple | list) or len(value) != 2:
+        raise ValueError(f"{name}: expected a pair {parts}, got {describe(value)}")
+    return value[0], value[1]
+
+
+def lengths(value: Any, T: int, B: int) -> NDArray[np.intp]:
+    """Return the number of real steps of each row; None means T for every row."""
+    if value is None:
+        return np.full(B, T, np.intp)
+    given = np.asarray(value)
+    if given.size == 0 and given.dtype == np.float64:
+        given = given.astype(np.intp)
+    if given.dtype.kind not in "iu":
+        raise TypeError(f"lengths: expected integers, got dtype {given.dtype}")
+    shape("lengths", given, (B,))
+    if given.size and not (0 <= int(given.min()) and int(given.max()) <= T):
+        raise ValueError(f"lengths: expected values in 0..{T}, got {int(given.min())}..{int(given.max())}")
+    return np.ascontiguousarray(given, np.intp)
+
+
+def entries(name: str, given: Mapping[str, Any], expected: Iterable[str], strict: bool) -> None:
+    """Compare the keys of a state_dict with the parameters' names."""
+    if not isinstance(given, Mapping):
+        raise TypeError(f"{name}: expected a mapping from names to arrays, got {describe(given)}")
+    wanted = list(expected)
+    missing = [key for key in wanted if key not in given]
+    extra = [str(key) for key in given if key not in wanted]
+    if strict and (missing or extra):
+        raise ValueError(
+            f"{name}: expected exactly {', '.join(wanted)}; missing: {', '.join(missing) or 'none'}; "
+            f"unexpected: {', '.join(extra) or 'none'}"
+        )

@@ -1,0 +1,60 @@
+"""Picks the kernel build once, at import: the best that this processor runs, or the one that CLSTM_ISA names.
+
+A backend is anything with the functions of reference.py; `backend` returns one for a dtype.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from types import SimpleNamespace
+from typing import Any, Protocol
+
+import numpy as np
+
+from . import _cpu, reference
+
+# Best first.  The baseline is what the compiler targets when it is told nothing more than the platform.
+BUILDS = {
+    "x86_64_v4": "clstm._kernels_x86_64_v4",
+    "x86_64_v3": "clstm._kernels_x86_64_v3",
+    "baseline": "clstm._kernels",
+}
+FUNCTIONS = ("forward", "backward", "step")
+
+
+class Backend(Protocol):
+    """What reference.py and each kernel build, narrowed to one dtype, have in common."""
+
+    forward: Any
+    backward: Any
+    step: Any
+
+
+def runnable() -> tuple[str, ...]:
+    """Names of the builds that this processor runs, best first."""
+    return tuple(isa for isa in BUILDS if isa == "baseline" or _cpu.supports(isa))
+
+
+def _choose() -> str:
+    forced = os.environ.get("CLSTM_ISA", "")
+    if not forced:
+        return runnable()[0]
+    if forced not in BUILDS:
+        raise ImportError(f"CLSTM_ISA: expected one of {', '.join(BUILDS)}, got {forced!r}")
+    if forced not in runnable():
+        raise ImportError(f"CLSTM_ISA: expected one of {', '.join(runnable())} on this processor, got {forced!r}")
+    return forced
+
+
+isa = _choose()
+kernels = importlib.import_module(BUILDS[isa])
+_by_dtype: dict[np.dtype[Any], Backend] = {
+    np.dtype(dtype): SimpleNamespace(**{name: getattr(kernels, name)[ctype] for name in FUNCTIONS})
+    for dtype, ctype in ((np.float32, "float"), (np.float64, "double"))
+}
+
+
+def backend(name: str, dtype: np.dtype[Any]) -> Backend:
+    """Return the definition for "numpy", the kernels for "auto"."""
+    return reference if name == "numpy" else _by_dtype[dtype]
