@@ -43,9 +43,14 @@ if X86_64 and platform.system() != "Windows":
 
 setup(
     cmdclass={"build_ext": BuildExt},
+    # Always compile: the age of a library does not tell whether it is a debug build.
+    options={"build_ext": {"force": True, "parallel": True}},
     ext_modules=cythonize(
-        [Extension(f"clstm.{name}", [f"pyx/{name}.pyx"], depends=["pyx/simd.h", "pyx/_kernels.pyx"]) for name in names],
-        build_dir="build/cython",
+        [
+            Extension(f"clstm.{name}", [f"pyx/{name}.pyx"], depends=["pyx/simd.h", "pyx/team.h", "pyx/_kernels.pyx"])
+            for name in names
+        ],
+        build_dir="build/cython-debug" if DEBUG else "build/cython",
         compiler_directives={
             "language_level": 3,
             "boundscheck": DEBUG,
@@ -54,6 +59,7 @@ setup(
             "cdivision": True,
             "embedsignature": False,
             "binding": True,
+            "autotestdict": False,
         },
     ),
 )

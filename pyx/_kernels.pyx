@@ -41,6 +41,23 @@ cdef extern from "simd.h" nogil:
     void accumulate_f64 "clstm_accumulate_f64"(const double *a, const double *rows, Py_ssize_t depth, Py_ssize_t n, double *z)
     void *clstm_alloc(size_t size)
     bint clstm_free(void *block)
+    ctypedef int fp_state "clstm_fp_state"
+    fp_state flush_denormals "clstm_flush"()
+    void restore_denormals "clstm_restore"(fp_state state)
+
+cdef extern from "team.h" nogil:
+    ctypedef void (*work_function "clstm_work")(void *job, int thread) noexcept
+    ctypedef struct Team "clstm_team":
+        int size
+        int cancelled
+        double polled
+    bint barrier "clstm_barrier"(Team *team, int thread)
+    bint stopped "clstm_stopped"(Team *team)
+    void run_team "clstm_run"(int wanted, work_function work, void *job, Team *team)
+    double now "clstm_now"()
+
+cdef extern from "Python.h":
+    int PyErr_CheckSignals() noexcept
 
 ctypedef fused floating:
     float
@@ -52,10 +69,21 @@ ctypedef fused vec:
 
 VECTOR_BYTES = CLSTM_VECTOR_BYTES
 
-# Rows that are projected, or whose gradients are accumulated, at once: enough to reuse each weight that is loaded, few enough
-# to stay in the caches.
+# Threads a call may use, the calling one included; set by _threads.py.
+cdef int max_threads = 1
+
+
+def set_num_threads(int n):
+    """Set how many threads a call may use."""
+    global max_threads
+    max_threads = n
+
 cdef enum:
+    # Rows that are projected, or whose gradients are accumulated, at once: enough to reuse each weight that is loaded, few
+    # enough to stay in the caches.
     CHUNK_ROWS = 192
+    # Depth of a product that is walked at once where many rows share a panel: the part of the panel stays in the L1 cache.
+    BLOCK_DEPTH = 128
 
 
 # ------------------------------------------------------------------------------------------- one name for both types
@@ -144,32 +172,42 @@ cdef inline void backward_units(const floating *gates, const floating *c, const 
 # ------------------------------------------------------------------------------------------------------- the products
 
 cdef void multiply(const floating *a, Py_ssize_t rows, Py_ssize_t a_row, Py_ssize_t a_step, const floating *panels,
-                   Py_ssize_t vectors, Py_ssize_t depth, floating *sums, Py_ssize_t sums_row) noexcept nogil:
+                   Py_ssize_t vectors, Py_ssize_t depth, floating *sums, Py_ssize_t sums_row,
+                   Py_ssize_t first=0, Py_ssize_t stride=0) noexcept nogil:
     """sums[r, v] += sum over k of a[r, k] * panels[k, v], k in order.
 
     a       IN      (rows, depth), element (r, k) at a[r * a_row + k * a_step]
     panels  IN      `vectors` columns of vectors in panels of four (the last may be narrower), each (depth, width)
     sums    IN/OUT  (rows, vectors), rows sums_row apart
+    first, stride   with a stride only the tiles of TILE rows that begin at first, first + stride, ...
     """
     cdef Py_ssize_t V = lanes(a)
-    cdef Py_ssize_t v = 0, r, width, height
+    cdef Py_ssize_t v = 0, r, k, width, height, block, step
     while v < vectors:
         width = 8 if rows == 1 and vectors - v >= 8 else min(4, vectors - v)
-        height = 1 if width == 8 else tile_rows(width)
-        r = 0
-        while r < rows:
-            if floating is float:
-                tile_f32(min(height, rows - r), width, a + r * a_row, a_row, a_step, panels + v * V * depth,
-                         4 * V * depth, depth, sums + r * sums_row + v * V, sums_row)
-            else:
-                tile_f64(min(height, rows - r), width, a + r * a_row, a_row, a_step, panels + v * V * depth,
-                         4 * V * depth, depth, sums + r * sums_row + v * V, sums_row)
-            r += height
+        height = 1 if width == 8 else tile_rows(4 if stride else width)
+        step = stride if stride else height
+        block = BLOCK_DEPTH if rows > step else depth
+        k = 0
+        while k < depth:
+            block = min(block, depth - k)
+            r = first
+            while r < rows:
+                if floating is float:
+                    tile_f32(min(height, rows - r), width, a + r * a_row + k * a_step, a_row, a_step,
+                             panels + (v * depth + k * min(width, 4)) * V, 4 * V * depth, block,
+                             sums + r * sums_row + v * V, sums_row)
+                else:
+                    tile_f64(min(height, rows - r), width, a + r * a_row + k * a_step, a_row, a_step,
+                             panels + (v * depth + k * min(width, 4)) * V, 4 * V * depth, block,
+                             sums + r * sums_row + v * V, sums_row)
+                r += step
+            k += block
         v += width
 
 
-cdef void recur(const floating *h_prev, const floating *panels, Py_ssize_t rows, Py_ssize_t H, Py_ssize_t P, bint descending,
-                floating *z, floating *c, floating *h) noexcept nogil:
+cdef void recur(const floating *h_prev, const floating *panels, Py_ssize_t rows, Share share, Py_ssize_t H, Py_ssize_t P,
+                bint descending, floating *z, floating *c, floating *h) noexcept nogil:
     """One forward step of the running rows: the recurrent product of 1, and 2 to 4 while its tile is in the nearest cache.
 
     Walking the panels up and down on alternate steps re-uses what the last step left in the cache.
@@ -177,20 +215,49 @@ cdef void recur(const floating *h_prev, const floating *panels, Py_ssize_t rows,
     """
     cdef Py_ssize_t V = lanes(h_prev)
     cdef Py_ssize_t group = 2 if rows == 1 else 1
-    cdef Py_ssize_t groups = (P + group - 1) // group
-    cdef Py_ssize_t height = tile_rows(4)
+    cdef Py_ssize_t groups = (share.panel_end - share.panel + group - 1) // group
     cdef Py_ssize_t n, p, r, q, first, count
     for n in range(groups):
-        first = group * (groups - 1 - n if descending else n)
-        count = min(group, P - first)
-        r = 0
+        first = share.panel + group * (groups - 1 - n if descending else n)
+        count = min(group, share.panel_end - first)
+        multiply(h_prev, rows, P * V, 1, panels + first * H * 4 * V, 4 * count, H,
+                 z + first * 4 * V, P * 4 * V, share.row, share.row_stride)
+        r = share.row
         while r < rows:
-            multiply(h_prev + r * P * V, min(height, rows - r), P * V, 1, panels + first * H * 4 * V, 4 * count, H,
-                     z + (r * P + first) * 4 * V, P * 4 * V)
-            for q in range(r, min(r + height, rows)):
+            for q in range(r, min(r + tile_rows(4), rows)):
                 for p in range(first, first + count):
                     forward_units(z + (q * P + p) * 4 * V, c + (q * P + p) * V, h + (q * P + p) * V)
-            r += height
+            r += share.row_stride
+
+
+# ------------------------------------------------------------------------------------------- sharing a call among threads
+
+# Either each thread owns some rows and all units, and steps need no barrier, or all rows and some units, and its part of the
+# weights stays in its own cache.  Sums are never split, so results have the same bits for any number of threads.
+cdef struct Share:
+    Py_ssize_t row, row_stride          # rows row .. row + TILE of every row_stride
+    Py_ssize_t panel, panel_end         # of the P panels of units, in multiples of four
+
+
+cdef Share share_of(bint by_units, int thread, int size, Py_ssize_t P) noexcept nogil:
+    cdef Share share
+    cdef Py_ssize_t fours = (P + 3) // 4
+    if by_units:
+        share.row, share.row_stride = 0, tile_rows(4)
+        share.panel, share.panel_end = min(P, 4 * (fours * thread // size)), min(P, 4 * (fours * (thread + 1) // size))
+    else:
+        share.row, share.row_stride = thread * tile_rows(4), size * tile_rows(4)
+        share.panel, share.panel_end = 0, P
+    return share
+
+
+cdef inline void poll(Team *team, int thread) noexcept nogil:
+    """Look for signals now and then, in the thread that Python knows; an exception cancels the call."""
+    if thread == 0 and now() - team.polled > 0.05:
+        with gil:
+            if PyErr_CheckSignals() < 0:
+                team.cancelled = True
+        team.polled = now()
 
 
 # ------------------------------------------------------------------------------------------- layouts, gather and scatter
@@ -205,58 +272,63 @@ cdef inline void copy_lanes(floating *to, const floating *source, Py_ssize_t n) 
             to[lane] = source[lane]
 
 
-cdef void pack_row(const floating *row, Py_ssize_t H, Py_ssize_t stride, floating *to) noexcept nogil:
-    """Regroup a row (4H,) of gate blocks into P x [i f g o] x V, `stride` apart; padding becomes 0."""
+cdef inline void pack_row(const floating *row, Py_ssize_t H, Py_ssize_t p, Py_ssize_t p_end, Py_ssize_t stride,
+                          floating *to) noexcept nogil:
+    """Regroup panels p .. p_end of a row (4H,) of gate blocks into [i f g o] x V, `stride` apart; padding becomes 0."""
     cdef Py_ssize_t V = lanes(row)
-    cdef Py_ssize_t p, g, n
-    for p in range((H + V - 1) // V):
+    cdef Py_ssize_t g, n
+    for p in range(p, p_end):
         n = min(V, H - p * V)
         for g in range(4):
             if n < V:
-                memset(to + p * stride + g * V, 0, V * sizeof(floating))
-            copy_lanes(to + p * stride + g * V, row + g * H + p * V, n)
+                memset(to + g * V, 0, V * sizeof(floating))
+            copy_lanes(to + g * V, row + g * H + p * V, n)
+        to += stride
 
 
-cdef void unpack_row(const floating *z, Py_ssize_t H, floating *to) noexcept nogil:
-    """The inverse of `pack_row` with stride 4V."""
+cdef void unpack_row(const floating *z, Py_ssize_t H, Py_ssize_t panel, Py_ssize_t panel_end, floating *to) noexcept nogil:
+    """The inverse of `pack_row` with stride 4V, for some of the panels."""
     cdef Py_ssize_t V = lanes(z)
     cdef Py_ssize_t p, g
     for g in range(4):
-        for p in range((H + V - 1) // V):
+        for p in range(panel, panel_end):
             copy_lanes(to + g * H + p * V, z + (p * 4 + g) * V, H - p * V)
 
 
-cdef void pack(const floating *W, Py_ssize_t depth, Py_ssize_t H, floating *panels) noexcept nogil:
-    """Weights (depth, 4H) into panels (P, depth, 4V)."""
-    cdef Py_ssize_t k
-    for k in range(depth):
-        pack_row(W + k * 4 * H, H, depth * 4 * lanes(W), panels + k * 4 * lanes(W))
+cdef void pack(const floating *W, Py_ssize_t depth, Py_ssize_t H, Py_ssize_t k, Py_ssize_t k_end,
+               floating *panels) noexcept nogil:
+    """Rows k .. k_end of weights (depth, 4H) into panels (P, depth, 4V)."""
+    cdef Py_ssize_t V = lanes(W)
+    for k in range(k, k_end):
+        pack_row(W + k * 4 * H, H, 0, (H + V - 1) // V, depth * 4 * V, panels + k * 4 * V)
 
 
-cdef void pack_transposed(const floating *W, Py_ssize_t rows, Py_ssize_t H, floating *panels) noexcept nogil:
-    """Weights (rows, 4H) transposed into panels of up to 4 V columns, (4Hp, width); padding becomes 0."""
+cdef void pack_transposed(const floating *W, Py_ssize_t rows, Py_ssize_t H, Py_ssize_t p, Py_ssize_t p_end,
+                          floating *panels) noexcept nogil:
+    """Units p V .. p_end V of weights (rows, 4H), transposed, into panels of up to 4V columns, (4Hp, width); padding becomes 0."""
     cdef Py_ssize_t V = lanes(W)
     cdef Py_ssize_t P = (H + V - 1) // V
-    cdef Py_ssize_t first, count, width, p, g, lane, u
+    cdef Py_ssize_t first, count, width, g, lane, u
     cdef floating *to
-    memset(panels, 0, (rows + V - 1) // V * V * 4 * P * V * sizeof(floating))
-    first = 0
-    while first < rows:
-        count = min(4 * V, rows - first)
-        width = (count + V - 1) // V * V
-        to = panels + first * 4 * P * V
-        for p in range(P):
+    for p in range(p, p_end):
+        first = 0
+        while first < rows:
+            count = min(4 * V, rows - first)
+            width = (count + V - 1) // V * V
+            to = panels + first * 4 * P * V + p * 4 * V * width
+            if count < width or H - p * V < V:
+                memset(to, 0, 4 * V * width * sizeof(floating))
             for g in range(4):
                 for lane in range(min(V, H - p * V)):
                     for u in range(count):
-                        to[((p * 4 + g) * V + lane) * width + u] = W[(first + u) * 4 * H + g * H + p * V + lane]
-        first += 4 * V
+                        to[(g * V + lane) * width + u] = W[(first + u) * 4 * H + g * H + p * V + lane]
+            first += 4 * V
 
 
 # ------------------------------------------------------------------------------------------------- memory and schedule
 
 cdef struct Workspace:
-    void *blocks[16]
+    void *blocks[24]
     Py_ssize_t count
     bint failed
 
@@ -271,13 +343,15 @@ cdef void *take(Workspace *workspace, Py_ssize_t size) noexcept nogil:
     return block
 
 
-cdef int release(Workspace *workspace) except -1:
-    """Free all blocks; raise if one could not be had or (debug build) if something was written behind one."""
+cdef int release(Workspace *workspace, bint cancelled) except -1:
+    """Free all blocks; raise if one could not be had, if a signal handler raised, or (debug build) on a write behind one."""
     cdef Py_ssize_t n
     cdef bint intact = True
     for n in range(workspace.count):
         if not clstm_free(workspace.blocks[n]):
             intact = False
+    if cancelled:
+        return -1           # the exception is set
     if workspace.failed:
         raise MemoryError("not enough memory for the workspace of an LSTM layer")
     if not intact:
@@ -285,37 +359,68 @@ cdef int release(Workspace *workspace) except -1:
     return 0
 
 
+cdef struct Sequence:
+    char *start             # an array (T, B, n) of the caller, rows contiguous, strides in bytes; NULL if there is none
+    Py_ssize_t by_time, by_row, n
+
+
+cdef Sequence sequence(const floating[:, :, :] array) noexcept nogil:
+    cdef Sequence view
+    view.start = NULL
+    view.by_time, view.by_row, view.n = 0, 0, 0
+    if array is not None:
+        view.by_time, view.by_row, view.n = array.strides[0], array.strides[1], array.shape[2]
+        if array.shape[0] > 0 and array.shape[1] > 0:
+            view.start = <char *> &array[0, 0, 0]
+    return view
+
+
+cdef inline char *at(const Sequence *view, Py_ssize_t t, Py_ssize_t b) noexcept nogil:
+    return view.start + t * view.by_time + b * view.by_row
+
+
 cdef struct Schedule:
-    Py_ssize_t steps        # of the longest row
-    Py_ssize_t *order       # (B,) batch index of each workspace row, longest first, equal lengths in batch order
+    Py_ssize_t B, steps     # number of rows; of steps of the longest
+    Py_ssize_t total        # steps of all rows
+    Py_ssize_t *length      # (B,) of each workspace row
+    Py_ssize_t *order       # (B,) its batch index: longest first, equal lengths in batch order
     Py_ssize_t *active      # (steps + 1,) rows that take part in step s: the first active[s]
+    Py_ssize_t chunk_rows
+    bint reverse
 
 
-cdef Schedule plan(const Py_ssize_t[::1] lengths, Workspace *workspace) noexcept nogil:
+cdef Schedule plan(const Py_ssize_t[::1] lengths, bint reverse, Py_ssize_t I, Py_ssize_t H, Workspace *workspace) noexcept nogil:
     """Order the rows by a counting sort.  Nothing is written if memory ran out."""
     cdef Schedule schedule
-    cdef Py_ssize_t B = lengths.shape[0]
     cdef Py_ssize_t b, s, place
     cdef Py_ssize_t *starts
+    schedule.B = lengths.shape[0]
+    schedule.reverse = reverse
     schedule.steps = 0
-    for b in range(B):
+    schedule.total = 0
+    # Fewer rows a chunk where each costs much: a call notices signals after at most one chunk.
+    schedule.chunk_rows = max(CHUNK_ROWS // 8, min(CHUNK_ROWS, <Py_ssize_t> (2e8 / (<double> H * (I + H)))))
+    for b in range(schedule.B):
         schedule.steps = max(schedule.steps, lengths[b])
-    schedule.order = <Py_ssize_t *> take(workspace, B * sizeof(Py_ssize_t))
+        schedule.total += lengths[b]
+    schedule.length = <Py_ssize_t *> take(workspace, schedule.B * sizeof(Py_ssize_t))
+    schedule.order = <Py_ssize_t *> take(workspace, schedule.B * sizeof(Py_ssize_t))
     schedule.active = <Py_ssize_t *> take(workspace, (schedule.steps + 1) * sizeof(Py_ssize_t))
     starts = <Py_ssize_t *> take(workspace, (schedule.steps + 1) * sizeof(Py_ssize_t))
     if workspace.failed:
         return schedule
     memset(schedule.active, 0, (schedule.steps + 1) * sizeof(Py_ssize_t))
-    for b in range(B):
+    for b in range(schedule.B):
         if lengths[b] > 0:
             schedule.active[lengths[b] - 1] += 1
-    for s in range(schedule.steps - 1, -1, -1):     # rows longer than s: those that end at s or later
+    for s in range(schedule.steps - 1, -1, -1):     # rows longer than s: those that end with step s or later
         schedule.active[s] += schedule.active[s + 1]
     memcpy(starts, schedule.active, (schedule.steps + 1) * sizeof(Py_ssize_t))
-    for b in range(B):                              # rows longer than lengths[b] come before b
+    for b in range(schedule.B):                     # all rows longer than lengths[b] come before b
         place = starts[lengths[b]]
         starts[lengths[b]] += 1
         schedule.order[place] = b
+        schedule.length[place] = lengths[b]
     return schedule
 
 
@@ -323,26 +428,62 @@ cdef Py_ssize_t chunk_end(const Schedule *schedule, Py_ssize_t start, Py_ssize_t
     """Return the step after those that are taken together with step `start`; rows (OUT) is the number of their rows."""
     cdef Py_ssize_t s = start
     rows[0] = 0
-    while s < schedule.steps and (s == start or rows[0] + schedule.active[s] <= CHUNK_ROWS):
+    while s < schedule.steps and (s == start or rows[0] + schedule.active[s] <= schedule.chunk_rows):
         rows[0] += schedule.active[s]
         s += 1
     return s
 
 
-cdef inline Py_ssize_t time_index(Py_ssize_t length, Py_ssize_t s, bint reverse) noexcept nogil:
-    return length - 1 - s if reverse else s
+cdef inline Py_ssize_t time_of(const Schedule *schedule, Py_ssize_t r, Py_ssize_t s) noexcept nogil:
+    """Time index of step s of workspace row r; s = -1 is not one."""
+    return schedule.length[r] - 1 - s if schedule.reverse else s
 
 
-cdef void zero_padding(floating[:, :, :] sequence, const Py_ssize_t[::1] lengths) noexcept nogil:
-    """Set a result (T, B, n) to 0 beyond each row's length."""
-    cdef Py_ssize_t t, b
-    for t in range(sequence.shape[0]):
-        for b in range(sequence.shape[1]):
-            if t >= lengths[b]:
-                memset(&sequence[t, b, 0], 0, sequence.shape[2] * sizeof(floating))
+cdef void zero_padding(const Sequence *result, const Schedule *schedule, Py_ssize_t T, Py_ssize_t itemsize) noexcept nogil:
+    """Set a result to 0 beyond each row's length."""
+    cdef Py_ssize_t t, r
+    for r in range(schedule.B):
+        for t in range(schedule.length[r], T):
+            memset(at(result, t, schedule.order[r]), 0, result.n * itemsize)
 
 
-# ------------------------------------------------------------------------------------------------------------ the entries
+cdef int threads_for(const Schedule *schedule, Py_ssize_t I, Py_ssize_t H, Py_ssize_t P, bint *by_units) noexcept nogil:
+    """Return how many threads pay for a pass over all rows, and (OUT) what they share.
+
+    Waking a thread takes tens of microseconds, a barrier one or two; the bounds are in multiplications, some ten to fifty of
+    which take a nanosecond.
+    """
+    cdef int threads = max_threads
+    cdef double each = schedule.total / max(1.0, <double> schedule.steps) * 4.0 * H * H     # of a step
+    cdef Py_ssize_t tiles = (schedule.B + tile_rows(4) - 1) // tile_rows(4)
+    by_units[0] = each >= 2e6 or (each >= 1.3e5 and tiles < 4 * threads)
+    if schedule.total * 4.0 * H * (I + H) < 4e6:
+        return 1
+    return <int> max(1, min(threads, (P + 3) // 4 if by_units[0] else tiles))
+
+
+# ------------------------------------------------------------------------------------------------------------ forward
+
+cdef struct Forward:
+    Team team
+    Schedule schedule
+    Py_ssize_t I, H
+    bint by_units
+    Sequence x              # IN
+    Sequence y, gates, c    # OUT; gates and c may be none
+    const void *W_x
+    const void *W_h
+    const void *bias
+    void *h_n               # OUT
+    void *c_n
+    void *panels_x          # (P, I, 4V)
+    void *panels_h          # (P, H, 4V)
+    void *bias_z            # (P, 4, V)
+    void *chunk_x           # (rows, I)
+    void *chunk_z           # (rows, P, 4, V)
+    void *cell              # (B, Hp)
+    void *hidden[2]         # (B, Hp) before and after a step, in turn
+
 
 def forward(
     const floating[:, :, :] x not None,             # IN   (T, B, I)
@@ -354,93 +495,171 @@ def forward(
     const Py_ssize_t[::1] lengths not None,         # IN   (B,)
     bint reverse,
     floating[:, :, :] y not None,                   # OUT  (T, B, H)
-    floating[:, :, ::1] gates,                      # OUT  (T, B, 4H) or None
-    floating[:, :, ::1] c,                          # OUT  (T, B, H) or None
+    floating[:, :, :] gates,                        # OUT  (T, B, 4H) or None
+    floating[:, :, :] c,                            # OUT  (T, B, H) or None
     floating[:, ::1] h_n not None,                  # OUT  (B, H)
     floating[:, ::1] c_n not None,                  # OUT  (B, H)
 ):
     """Run one layer in one direction over whole sequences; see `clstm.reference.forward`."""
-    cdef Py_ssize_t B = x.shape[1], I = x.shape[2], H = W_h.shape[0]
-    cdef Workspace workspace
-    workspace.count = 0
-    workspace.failed = False
-    with nogil:
-        zero_padding(y, lengths)
-        if B > 0:
-            forward_rows(x, W_x, W_h, bias, h_0, c_0, lengths, reverse, y, gates, c, h_n, c_n, B, I, H, &workspace)
-    release(&workspace)
-
-
-cdef void forward_rows(
-    const floating[:, :, :] x, const floating[:, ::1] W_x, const floating[:, ::1] W_h, const floating[::1] bias,
-    const floating[:, ::1] h_0, const floating[:, ::1] c_0, const Py_ssize_t[::1] lengths, bint reverse,
-    floating[:, :, :] y, floating[:, :, ::1] gates, floating[:, :, ::1] c, floating[:, ::1] h_n, floating[:, ::1] c_n,
-    Py_ssize_t B, Py_ssize_t I, Py_ssize_t H, Workspace *workspace,
-) noexcept nogil:
+    cdef Py_ssize_t T = x.shape[0], B = x.shape[1], I = x.shape[2], H = W_h.shape[0]
     cdef Py_ssize_t V = lanes(&bias[0])
     cdef Py_ssize_t P = (H + V - 1) // V
     cdef Py_ssize_t Hp = P * V
-    cdef Py_ssize_t most = max(B, CHUNK_ROWS)
-    cdef bint keep = gates is not None and c is not None
-    cdef Schedule schedule = plan(lengths, workspace)
-    cdef floating *panels_x = <floating *> take(workspace, I * 4 * Hp * sizeof(floating))
-    cdef floating *panels_h = <floating *> take(workspace, H * 4 * Hp * sizeof(floating))
-    cdef floating *bias_z = <floating *> take(workspace, 4 * Hp * sizeof(floating))
-    cdef floating *chunk_x = <floating *> take(workspace, most * I * sizeof(floating))
-    cdef floating *chunk_z = <floating *> take(workspace, most * 4 * Hp * sizeof(floating))
-    cdef floating *states = <floating *> take(workspace, 3 * B * Hp * sizeof(floating))
-    cdef floating *cell = states
-    cdef floating *hidden[2]
-    cdef floating *h
-    cdef floating *z
-    cdef Py_ssize_t start, end, rows, row, r, b, s, t
-    if workspace.failed:
+    cdef Py_ssize_t most, r
+    cdef int threads
+    cdef Workspace workspace
+    cdef Forward job
+    workspace.count = 0
+    workspace.failed = False
+    job.team.cancelled = False
+    if B == 0:
         return
-    hidden[0] = states + B * Hp
-    hidden[1] = states + 2 * B * Hp
+    with nogil:
+        job.schedule = plan(lengths, reverse, I, H, &workspace)
+        job.I, job.H = I, H
+        job.x, job.y, job.gates, job.c = sequence(x), sequence(y), sequence(gates), sequence(c)
+        job.W_x, job.W_h, job.bias = &W_x[0, 0], &W_h[0, 0], &bias[0]
+        job.h_n, job.c_n = &h_n[0, 0], &c_n[0, 0]
+        most = max(B, job.schedule.chunk_rows)
+        job.panels_x = take(&workspace, I * 4 * Hp * sizeof(floating))
+        job.panels_h = take(&workspace, H * 4 * Hp * sizeof(floating))
+        job.bias_z = take(&workspace, 4 * Hp * sizeof(floating))
+        job.chunk_x = take(&workspace, most * I * sizeof(floating))
+        job.chunk_z = take(&workspace, most * 4 * Hp * sizeof(floating))
+        job.cell = take(&workspace, B * Hp * sizeof(floating))
+        job.hidden[0] = take(&workspace, B * Hp * sizeof(floating))
+        job.hidden[1] = take(&workspace, B * Hp * sizeof(floating))
+        if not workspace.failed:
+            memset(job.cell, 0, B * Hp * sizeof(floating))
+            memset(job.hidden[0], 0, B * Hp * sizeof(floating))
+            for r in range(B):
+                memcpy(<floating *> job.cell + r * Hp, &c_0[job.schedule.order[r], 0], H * sizeof(floating))
+                memcpy(<floating *> job.hidden[0] + r * Hp, &h_0[job.schedule.order[r], 0], H * sizeof(floating))
+                if job.schedule.length[r] == 0:
+                    memcpy(&h_n[job.schedule.order[r], 0], &h_0[job.schedule.order[r], 0], H * sizeof(floating))
+                    memcpy(&c_n[job.schedule.order[r], 0], &c_0[job.schedule.order[r], 0], H * sizeof(floating))
+            zero_padding(&job.y, &job.schedule, T, sizeof(floating))
+            threads = threads_for(&job.schedule, I, H, P, &job.by_units)
+            if floating is float:
+                run_team(threads, forward_f32, &job, &job.team)
+            else:
+                run_team(threads, forward_f64, &job, &job.team)
+    release(&workspace, job.team.cancelled)
 
-    pack(&W_x[0, 0], I, H, panels_x)
-    pack(&W_h[0, 0], H, H, panels_h)
-    pack_row(&bias[0], H, 4 * V, bias_z)
-    memset(states, 0, 3 * B * Hp * sizeof(floating))
-    for r in range(B):
-        b = schedule.order[r]
-        memcpy(hidden[0] + r * Hp, &h_0[b, 0], H * sizeof(floating))
-        memcpy(cell + r * Hp, &c_0[b, 0], H * sizeof(floating))
-        if lengths[b] == 0:
-            memcpy(&h_n[b, 0], &h_0[b, 0], H * sizeof(floating))
-            memcpy(&c_n[b, 0], &c_0[b, 0], H * sizeof(floating))
 
-    start = 0
+cdef void forward_f32(void *job, int thread) noexcept nogil:
+    cdef fp_state caller = flush_denormals()
+    forward_part(<Forward *> job, thread, <float *> NULL)
+    restore_denormals(caller)
+
+
+cdef void forward_f64(void *job, int thread) noexcept nogil:
+    cdef fp_state caller = flush_denormals()
+    forward_part(<Forward *> job, thread, <double *> NULL)
+    restore_denormals(caller)
+
+
+cdef void forward_part(Forward *job, int thread, const floating *like) noexcept nogil:
+    """What one thread does of a forward pass."""
+    cdef Team *team = &job.team
+    cdef const Schedule *schedule = &job.schedule
+    cdef Py_ssize_t I = job.I, H = job.H, V = lanes(like)
+    cdef Py_ssize_t P = (H + V - 1) // V
+    cdef Py_ssize_t Hp = P * V
+    cdef Py_ssize_t start = 0, end, rows, row, row_end, n, r, s
+    cdef Py_ssize_t size = team.size
+    cdef floating *chunk_x = <floating *> job.chunk_x
+    cdef floating *chunk_z = <floating *> job.chunk_z
+    cdef floating *z
+    cdef Share share
+
+    pack(<const floating *> job.W_x, I, H, I * thread // size, I * (thread + 1) // size, <floating *> job.panels_x)
+    pack(<const floating *> job.W_h, H, H, H * thread // size, H * (thread + 1) // size, <floating *> job.panels_h)
+    if thread == 0:
+        pack_row(<const floating *> job.bias, H, 0, P, 4 * V, <floating *> job.bias_z)
+    if not barrier(team, thread):
+        return
+
     while start < schedule.steps:
         # 1, the part of x: for all steps of the chunk at once.
-        end = chunk_end(&schedule, start, &rows)
-        row = 0
+        end = chunk_end(schedule, start, &rows)
+        row, row_end = rows * thread // team.size, rows * (thread + 1) // team.size
+        n = 0
         for s in range(start, end):
-            for r in range(schedule.active[s]):
-                b = schedule.order[r]
-                memcpy(chunk_x + row * I, &x[time_index(lengths[b], s, reverse), b, 0], I * sizeof(floating))
-                memcpy(chunk_z + row * 4 * Hp, bias_z, 4 * Hp * sizeof(floating))
-                row += 1
-        multiply(chunk_x, rows, I, 1, panels_x, 4 * P, I, chunk_z, 4 * Hp)
+            for r in range(max(0, row - n), min(schedule.active[s], row_end - n)):
+                memcpy(chunk_x + (n + r) * I, at(&job.x, time_of(schedule, r, s), schedule.order[r]), I * sizeof(floating))
+                memcpy(chunk_z + (n + r) * 4 * Hp, job.bias_z, 4 * Hp * sizeof(floating))
+            n += schedule.active[s]
+        multiply(chunk_x + row * I, row_end - row, I, 1, <const floating *> job.panels_x, 4 * P, I,
+                 chunk_z + row * 4 * Hp, 4 * Hp)
+        if not barrier(team, thread):
+            return
 
         # 1, the part of h, and 2 to 4: step by step.
         z = chunk_z
         for s in range(start, end):
-            h = hidden[(s + 1) % 2]
-            recur(hidden[s % 2], panels_h, schedule.active[s], H, P, s % 2, z, cell, h)
-            for r in range(schedule.active[s]):
-                b = schedule.order[r]
-                t = time_index(lengths[b], s, reverse)
-                memcpy(&y[t, b, 0], h + r * Hp, H * sizeof(floating))
-                if keep:
-                    unpack_row(z + r * 4 * Hp, H, &gates[t, b, 0])
-                    memcpy(&c[t, b, 0], cell + r * Hp, H * sizeof(floating))
-                if r >= schedule.active[s + 1]:     # the row's last step
-                    memcpy(&h_n[b, 0], h + r * Hp, H * sizeof(floating))
-                    memcpy(&c_n[b, 0], cell + r * Hp, H * sizeof(floating))
+            share = share_of(job.by_units, thread, team.size, P)
+            recur(<const floating *> job.hidden[s % 2], <const floating *> job.panels_h, schedule.active[s], share, H, P, s % 2,
+                  z, <floating *> job.cell, <floating *> job.hidden[(s + 1) % 2])
+            scatter_step(job, share, s, P, z)
             z += schedule.active[s] * 4 * Hp
+            poll(team, thread)
+            if stopped(team) or (job.by_units and not barrier(team, thread)):
+                return
         start = end
+        if not barrier(team, thread):
+            return
+
+
+cdef void scatter_step(Forward *job, Share share, Py_ssize_t s, Py_ssize_t P, const floating *z) noexcept nogil:
+    """Copy what a step has computed to the caller's arrays: the rows and units of one thread."""
+    cdef const Schedule *schedule = &job.schedule
+    cdef Py_ssize_t V = lanes(z), H = job.H
+    cdef Py_ssize_t u = share.panel * V                                         # the first unit
+    cdef Py_ssize_t size = (min(H, share.panel_end * V) - u) * sizeof(floating)
+    cdef Py_ssize_t r = share.row, q, t, b
+    cdef const floating *h = <const floating *> job.hidden[(s + 1) % 2] + u
+    cdef const floating *c = <const floating *> job.cell + u
+    while r < schedule.active[s]:
+        for q in range(r, min(r + tile_rows(4), schedule.active[s])):
+            b, t = schedule.order[q], time_of(schedule, q, s)
+            memcpy(<floating *> at(&job.y, t, b) + u, h + q * P * V, size)
+            if job.gates.start != NULL:
+                unpack_row(z + q * P * 4 * V, H, share.panel, share.panel_end, <floating *> at(&job.gates, t, b))
+                memcpy(<floating *> at(&job.c, t, b) + u, c + q * P * V, size)
+            if q >= schedule.active[s + 1]:     # the row's last step
+                memcpy(<floating *> job.h_n + b * H + u, h + q * P * V, size)
+                memcpy(<floating *> job.c_n + b * H + u, c + q * P * V, size)
+        r += share.row_stride
+
+
+# ------------------------------------------------------------------------------------------------------------ backward
+
+cdef struct Backward:
+    Team team
+    Schedule schedule
+    Py_ssize_t I, H
+    bint by_units
+    Sequence dy, x, y, gates, c     # IN
+    Sequence dx                     # OUT
+    const void *W_x
+    const void *W_h
+    const void *h_0
+    const void *c_0
+    void *dW_x                      # OUT
+    void *dW_h
+    void *dbias
+    void *panels_x                  # W_x transposed, (4Hp, I) in panels
+    void *panels_h                  # W_h transposed, (4Hp, H) in panels
+    void *chunk_a                   # (rows, I + H + 1): [x; h_prev; 1], so that the bias is one more weight
+    void *chunk_dz                  # (rows, P, 4, V)
+    void *panels_dz                 # the same as (P, rows, 4, V)
+    void *chunk_dx                  # (rows, Ip)
+    void *dW                        # (I + H + 1, P, 4, V)
+    void *dh                        # (B, Hp) from later steps
+    void *dc                        # (B, Hp) from later steps, times f
+    void *lanes                     # [i f g o c c_prev] x V for each thread
+    Py_ssize_t *ends                # of the chunks
 
 
 def backward(
@@ -455,8 +674,8 @@ def backward(
     const Py_ssize_t[::1] lengths not None,         # IN   (B,)
     bint reverse,
     const floating[:, :, :] y not None,             # IN   (T, B, H)
-    const floating[:, :, ::1] gates not None,       # IN   (T, B, 4H)
-    const floating[:, :, ::1] c not None,           # IN   (T, B, H)
+    const floating[:, :, :] gates not None,         # IN   (T, B, 4H)
+    const floating[:, :, :] c not None,             # IN   (T, B, H)
     floating[:, :, :] dx not None,                  # OUT  (T, B, I)
     floating[:, ::1] dW_x not None,                 # OUT  (I, 4H)
     floating[:, ::1] dW_h not None,                 # OUT  (H, 4H)
@@ -465,135 +684,212 @@ def backward(
     floating[:, ::1] dc_0 not None,                 # OUT  (B, H)
 ):
     """Walk `forward` back; see `clstm.reference.backward`."""
-    cdef Py_ssize_t B = x.shape[1], I = x.shape[2], H = W_h.shape[0]
-    cdef Workspace workspace
-    workspace.count = 0
-    workspace.failed = False
-    with nogil:
-        zero_padding(dx, lengths)
-        backward_rows(dy, dh_n, dc_n, x, W_x, W_h, h_0, c_0, lengths, reverse, y, gates, c,
-                      dx, dW_x, dW_h, dbias, dh_0, dc_0, B, I, H, &workspace)
-    release(&workspace)
-
-
-cdef void backward_rows(
-    const floating[:, :, :] dy, const floating[:, ::1] dh_n, const floating[:, ::1] dc_n, const floating[:, :, :] x,
-    const floating[:, ::1] W_x, const floating[:, ::1] W_h, const floating[:, ::1] h_0, const floating[:, ::1] c_0,
-    const Py_ssize_t[::1] lengths, bint reverse, const floating[:, :, :] y, const floating[:, :, ::1] gates,
-    const floating[:, :, ::1] c, floating[:, :, :] dx, floating[:, ::1] dW_x, floating[:, ::1] dW_h, floating[::1] dbias,
-    floating[:, ::1] dh_0, floating[:, ::1] dc_0, Py_ssize_t B, Py_ssize_t I, Py_ssize_t H, Workspace *workspace,
-) noexcept nogil:
-    cdef Py_ssize_t V = lanes(&W_h[0, 0])
+    cdef Py_ssize_t T = x.shape[0], B = x.shape[1], I = x.shape[2], H = W_h.shape[0]
+    cdef Py_ssize_t V = lanes(&dbias[0])
     cdef Py_ssize_t P = (H + V - 1) // V
     cdef Py_ssize_t Hp = P * V
     cdef Py_ssize_t Ip = (I + V - 1) // V * V
-    cdef Py_ssize_t K = I + H + 1                   # rows of the block of weights: inputs, hidden units, bias
-    cdef Py_ssize_t most = max(B, CHUNK_ROWS)
-    cdef Schedule schedule = plan(lengths, workspace)
-    cdef floating *panels_x = <floating *> take(workspace, Ip * 4 * Hp * sizeof(floating))
-    cdef floating *panels_h = <floating *> take(workspace, Hp * 4 * Hp * sizeof(floating))
-    cdef floating *chunk_a = <floating *> take(workspace, most * K * sizeof(floating))              # [x; h_prev; 1]
-    cdef floating *chunk_dz = <floating *> take(workspace, most * 4 * Hp * sizeof(floating))        # row after row
-    cdef floating *panels_dz = <floating *> take(workspace, most * 4 * Hp * sizeof(floating))       # (P, rows, 4V)
-    cdef floating *chunk_dx = <floating *> take(workspace, most * Ip * sizeof(floating))
-    cdef floating *dW = <floating *> take(workspace, K * 4 * Hp * sizeof(floating))
-    cdef floating *dh = <floating *> take(workspace, max(B, 1) * Hp * sizeof(floating))     # of each row, from later steps
-    cdef floating *dc = <floating *> take(workspace, max(B, 1) * Hp * sizeof(floating))
-    cdef floating *padded = <floating *> take(workspace, 6 * Hp * sizeof(floating))
-    cdef Py_ssize_t *ends = <Py_ssize_t *> take(workspace, (schedule.steps + 1) * sizeof(Py_ssize_t))
-    cdef Py_ssize_t chunks, start, rows, row, r, b, s, t, t_prev, k
-    if workspace.failed:
+    cdef Py_ssize_t K = I + H + 1
+    cdef Py_ssize_t most, r
+    cdef int threads
+    cdef Workspace workspace
+    cdef Backward job
+    workspace.count = 0
+    workspace.failed = False
+    job.team.cancelled = False
+    with nogil:
+        job.schedule = plan(lengths, reverse, I, H, &workspace)
+        job.I, job.H = I, H
+        job.dy, job.x, job.y, job.gates, job.c = sequence(dy), sequence(x), sequence(y), sequence(gates), sequence(c)
+        job.dx = sequence(dx)
+        job.W_x, job.W_h = &W_x[0, 0], &W_h[0, 0]
+        job.dW_x, job.dW_h, job.dbias = &dW_x[0, 0], &dW_h[0, 0], &dbias[0]
+        if B > 0:
+            job.h_0, job.c_0 = &h_0[0, 0], &c_0[0, 0]
+        most = max(B, job.schedule.chunk_rows)
+        threads = threads_for(&job.schedule, I, H, P, &job.by_units)
+        job.panels_x = take(&workspace, Ip * 4 * Hp * sizeof(floating))
+        job.panels_h = take(&workspace, Hp * 4 * Hp * sizeof(floating))
+        job.chunk_a = take(&workspace, most * K * sizeof(floating))
+        job.chunk_dz = take(&workspace, most * 4 * Hp * sizeof(floating))
+        job.panels_dz = take(&workspace, most * 4 * Hp * sizeof(floating))
+        job.chunk_dx = take(&workspace, most * Ip * sizeof(floating))
+        job.dW = take(&workspace, K * 4 * Hp * sizeof(floating))
+        job.dh = take(&workspace, B * Hp * sizeof(floating))
+        job.dc = take(&workspace, B * Hp * sizeof(floating))
+        job.lanes = take(&workspace, threads * 6 * V * sizeof(floating))
+        job.ends = <Py_ssize_t *> take(&workspace, job.schedule.steps * sizeof(Py_ssize_t))
+        if not workspace.failed:
+            memset(job.dW, 0, K * 4 * Hp * sizeof(floating))
+            memset(job.dh, 0, B * Hp * sizeof(floating))
+            memset(job.dc, 0, B * Hp * sizeof(floating))
+            memset(job.lanes, 0, threads * 6 * V * sizeof(floating))
+            for r in range(B):
+                memcpy(<floating *> job.dh + r * Hp, &dh_n[job.schedule.order[r], 0], H * sizeof(floating))
+                memcpy(<floating *> job.dc + r * Hp, &dc_n[job.schedule.order[r], 0], H * sizeof(floating))
+            zero_padding(&job.dx, &job.schedule, T, sizeof(floating))
+            if floating is float:
+                run_team(threads, backward_f32, &job, &job.team)
+            else:
+                run_team(threads, backward_f64, &job, &job.team)
+            for r in range(B):
+                memcpy(&dh_0[job.schedule.order[r], 0], <floating *> job.dh + r * Hp, H * sizeof(floating))
+                memcpy(&dc_0[job.schedule.order[r], 0], <floating *> job.dc + r * Hp, H * sizeof(floating))
+    release(&workspace, job.team.cancelled)
+
+
+cdef void backward_f32(void *job, int thread) noexcept nogil:
+    cdef fp_state caller = flush_denormals()
+    backward_part(<Backward *> job, thread, <float *> NULL)
+    restore_denormals(caller)
+
+
+cdef void backward_f64(void *job, int thread) noexcept nogil:
+    cdef fp_state caller = flush_denormals()
+    backward_part(<Backward *> job, thread, <double *> NULL)
+    restore_denormals(caller)
+
+
+cdef void backward_part(Backward *job, int thread, const floating *like) noexcept nogil:
+    """What one thread does of a backward pass."""
+    cdef Team *team = &job.team
+    cdef const Schedule *schedule = &job.schedule
+    cdef Py_ssize_t I = job.I, H = job.H, V = lanes(like)
+    cdef Py_ssize_t P = (H + V - 1) // V
+    cdef Py_ssize_t Hp = P * V
+    cdef Py_ssize_t Ip = (I + V - 1) // V * V
+    cdef Py_ssize_t K = I + H + 1
+    cdef Py_ssize_t size = team.size
+    cdef Py_ssize_t chunks = 0, start = 0, rows, row, row_end, n, r, s, k
+    cdef floating *chunk_dz = <floating *> job.chunk_dz
+    cdef floating *chunk_dx = <floating *> job.chunk_dx
+    cdef floating *dW = <floating *> job.dW
+    cdef Share share
+
+    pack_transposed(<const floating *> job.W_x, I, H, P * thread // size, P * (thread + 1) // size, <floating *> job.panels_x)
+    pack_transposed(<const floating *> job.W_h, H, H, P * thread // size, P * (thread + 1) // size, <floating *> job.panels_h)
+    while start < schedule.steps:
+        start = chunk_end(schedule, start, &rows)
+        if thread == 0:
+            job.ends[chunks] = start
+        chunks += 1
+    if not barrier(team, thread):
         return
 
-    pack_transposed(&W_x[0, 0], I, H, panels_x)
-    pack_transposed(&W_h[0, 0], H, H, panels_h)
-    memset(dW, 0, K * 4 * Hp * sizeof(floating))
-    memset(dh, 0, B * Hp * sizeof(floating))
-    memset(dc, 0, B * Hp * sizeof(floating))
-    memset(padded, 0, 6 * Hp * sizeof(floating))
-    for r in range(B):
-        memcpy(dh + r * Hp, &dh_n[schedule.order[r], 0], H * sizeof(floating))
-        memcpy(dc + r * Hp, &dc_n[schedule.order[r], 0], H * sizeof(floating))
-
     # The chunks of the forward pass, the last one first.
-    chunks = 0
-    s = 0
-    while s < schedule.steps:
-        s = chunk_end(&schedule, s, &rows)
-        ends[chunks] = s
-        chunks += 1
     while chunks > 0:
         chunks -= 1
-        start = ends[chunks - 1] if chunks else 0
-        chunk_end(&schedule, start, &rows)
+        start = job.ends[chunks - 1] if chunks else 0
+        chunk_end(schedule, start, &rows)
+        row, row_end = rows * thread // team.size, rows * (thread + 1) // team.size
+        gather_operands(job, start, job.ends[chunks], row, row_end, like)
 
         # 4' to 2', and the carry to the step before.
-        row = rows
-        for s in range(ends[chunks] - 1, start - 1, -1):
-            row -= schedule.active[s]
-            for r in range(schedule.active[s]):
-                b = schedule.order[r]
-                t = time_index(lengths[b], s, reverse)
-                t_prev = t + 1 if reverse else t - 1
-                backward_row(&dy[t, b, 0], &gates[t, b, 0], &c[t, b, 0], &c_0[b, 0] if s == 0 else &c[t_prev, b, 0], H, P,
-                             padded, dh + r * Hp, dc + r * Hp,
-                             chunk_dz + (row + r) * 4 * Hp, panels_dz + (row + r) * 4 * V, rows * 4 * V)
-            memset(dh, 0, schedule.active[s] * Hp * sizeof(floating))
-            multiply(chunk_dz + row * 4 * Hp, schedule.active[s], 4 * Hp, 1, panels_h, P, 4 * Hp, dh, Hp)
+        n = rows
+        for s in range(job.ends[chunks] - 1, start - 1, -1):
+            n -= schedule.active[s]
+            share = share_of(job.by_units, thread, team.size, P)
+            differentiate_step(job, share, thread, s, n, rows, like)
+            poll(team, thread)
+            if stopped(team) or (job.by_units and not barrier(team, thread)):
+                return
+            share = share_of(job.by_units, thread, team.size, P)
+            carry_back(job, share, s, chunk_dz + n * 4 * Hp)
+        if not barrier(team, thread):
+            return
 
-        # 1': the sums over all rows of the chunk are two products.
-        row = 0
-        for s in range(start, ends[chunks]):
-            for r in range(schedule.active[s]):
-                b = schedule.order[r]
-                t = time_index(lengths[b], s, reverse)
-                memcpy(chunk_a + row * K, &x[t, b, 0], I * sizeof(floating))
-                t_prev = t + 1 if reverse else t - 1
-                memcpy(chunk_a + row * K + I, &h_0[b, 0] if s == 0 else &y[t_prev, b, 0], H * sizeof(floating))
-                chunk_a[row * K + I + H] = 1
-                row += 1
-        multiply(chunk_a, K, 1, K, panels_dz, 4 * P, rows, dW, 4 * Hp)
-        memset(chunk_dx, 0, rows * Ip * sizeof(floating))
-        multiply(chunk_dz, rows, 4 * Hp, 1, panels_x, Ip // V, 4 * Hp, chunk_dx, Ip)
-        row = 0
-        for s in range(start, ends[chunks]):
-            for r in range(schedule.active[s]):
-                b = schedule.order[r]
-                memcpy(&dx[time_index(lengths[b], s, reverse), b, 0], chunk_dx + row * Ip, I * sizeof(floating))
-                row += 1
+        # 1': the sums over all rows of the chunk are products.  Each thread has some columns of dW, and some rows of dx.
+        size = team.size
+        k = P * thread // size
+        multiply(<const floating *> job.chunk_a, K, 1, K, <const floating *> job.panels_dz + k * rows * 4 * V,
+                 4 * (P * (thread + 1) // size - k), rows, dW + k * 4 * V, 4 * Hp)
+        row, row_end = rows * thread // size, rows * (thread + 1) // size
+        memset(chunk_dx + row * Ip, 0, (row_end - row) * Ip * sizeof(floating))
+        multiply(chunk_dz + row * 4 * Hp, row_end - row, 4 * Hp, 1, <const floating *> job.panels_x, Ip // V, 4 * Hp,
+                 chunk_dx + row * Ip, Ip)
+        n = 0
+        for s in range(start, job.ends[chunks]):
+            for r in range(max(0, row - n), min(schedule.active[s], row_end - n)):
+                memcpy(at(&job.dx, time_of(schedule, r, s), schedule.order[r]), chunk_dx + (n + r) * Ip, I * sizeof(floating))
+            n += schedule.active[s]
+        if not barrier(team, thread):
+            return
 
-    for k in range(I):
-        unpack_row(dW + k * 4 * Hp, H, &dW_x[k, 0])
-    for k in range(H):
-        unpack_row(dW + (I + k) * 4 * Hp, H, &dW_h[k, 0])
-    unpack_row(dW + (I + H) * 4 * Hp, H, &dbias[0])
-    for r in range(B):
-        memcpy(&dh_0[schedule.order[r], 0], dh + r * Hp, H * sizeof(floating))
-        memcpy(&dc_0[schedule.order[r], 0], dc + r * Hp, H * sizeof(floating))
+    for k in range(K * thread // team.size, K * (thread + 1) // team.size):
+        unpack_row(dW + k * 4 * Hp, H, 0, P,
+                   <floating *> job.dW_x + k * 4 * H if k < I else
+                   <floating *> job.dW_h + (k - I) * 4 * H if k < I + H else <floating *> job.dbias)
 
 
-cdef void backward_row(
-    const floating *dy, const floating *gates, const floating *c, const floating *c_prev, Py_ssize_t H, Py_ssize_t P,
-    floating *padded, floating *dh, floating *dc, floating *dz, floating *panels_dz, Py_ssize_t panel_stride,
-) noexcept nogil:
-    """Steps 4' to 2' of one row.
+cdef void gather_operands(Backward *job, Py_ssize_t start, Py_ssize_t end, Py_ssize_t row, Py_ssize_t row_end,
+                          const floating *like) noexcept nogil:
+    """Rows row .. row_end of [x; h_prev; 1], what the weights were multiplied with, for the steps start .. end."""
+    cdef const Schedule *schedule = &job.schedule
+    cdef Py_ssize_t I = job.I, H = job.H, n = 0, r, s, b
+    cdef const char *h_prev
+    cdef floating *to
+    for s in range(start, end):
+        for r in range(max(0, row - n), min(schedule.active[s], row_end - n)):
+            b = schedule.order[r]
+            h_prev = at(&job.y, time_of(schedule, r, s - 1), b) if s else <char *> job.h_0 + b * H * sizeof(floating)
+            to = <floating *> job.chunk_a + (n + r) * (I + H + 1)
+            memcpy(to, at(&job.x, time_of(schedule, r, s), b), I * sizeof(floating))
+            memcpy(to + I, h_prev, H * sizeof(floating))
+            to[I + H] = 1
+        n += schedule.active[s]
 
-    dy, c, c_prev IN (H,); gates IN (4H,); padded: 6 Hp numbers of scratch whose padding is 0; dh IN from later steps, OUT its sum
-    with dy; dc IN from later steps, OUT for the step before; dz OUT as a row, and once more into panels panel_stride apart
-    """
-    cdef Py_ssize_t V = lanes(dy)
-    cdef floating *c_t = padded + 4 * P * V
-    cdef floating *c_before = padded + 5 * P * V
-    cdef Py_ssize_t p, j
-    pack_row(gates, H, 4 * V, padded)
-    memcpy(c_t, c, H * sizeof(floating))
-    memcpy(c_before, c_prev, H * sizeof(floating))
-    for j in range(H):
-        dh[j] += dy[j]
-    for p in range(P):
-        backward_units(padded + p * 4 * V, c_t + p * V, c_before + p * V, dh + p * V, dc + p * V, dz + p * 4 * V)
-        memcpy(panels_dz + p * panel_stride, dz + p * 4 * V, 4 * V * sizeof(floating))
 
+cdef void differentiate_step(Backward *job, Share share, int thread, Py_ssize_t s, Py_ssize_t n, Py_ssize_t rows,
+                             const floating *like) noexcept nogil:
+    """Steps 4' to 2' for the rows and units of one thread; the step's rows begin with row n of the chunk."""
+    cdef const Schedule *schedule = &job.schedule
+    cdef Py_ssize_t H = job.H, V = lanes(like)
+    cdef Py_ssize_t P = (H + V - 1) // V
+    cdef floating *padded = <floating *> job.lanes + thread * 6 * V
+    cdef const floating *gates
+    cdef const floating *c
+    cdef const floating *c_prev
+    cdef const floating *dy
+    cdef floating *dh
+    cdef floating *dz
+    cdef Py_ssize_t r = share.row, q, t, b, p, lane, width
+    while r < schedule.active[s]:
+        for q in range(r, min(r + tile_rows(4), schedule.active[s])):
+            b, t = schedule.order[q], time_of(schedule, q, s)
+            gates = <const floating *> at(&job.gates, t, b)
+            c = <const floating *> at(&job.c, t, b)
+            c_prev = <const floating *> at(&job.c, time_of(schedule, q, s - 1), b) if s else <const floating *> job.c_0 + b * H
+            dy = <const floating *> at(&job.dy, t, b)
+            for p in range(share.panel, share.panel_end):
+                width = min(V, H - p * V)
+                pack_row(gates, H, p, p + 1, 0, padded)
+                copy_lanes(padded + 4 * V, c + p * V, width)
+                copy_lanes(padded + 5 * V, c_prev + p * V, width)
+                dh = <floating *> job.dh + (q * P + p) * V
+                for lane in range(width):
+                    dh[lane] += dy[p * V + lane]
+                dz = <floating *> job.chunk_dz + ((n + q) * P + p) * 4 * V
+                backward_units(padded, padded + 4 * V, padded + 5 * V, dh, <floating *> job.dc + (q * P + p) * V, dz)
+                memcpy(<floating *> job.panels_dz + (p * rows + n + q) * 4 * V, dz, 4 * V * sizeof(floating))
+        r += share.row_stride
+
+
+cdef void carry_back(Backward *job, Share share, Py_ssize_t s, const floating *dz) noexcept nogil:
+    """dh of the step before, dz @ W_h.T, for the rows and units of one thread."""
+    cdef Py_ssize_t V = lanes(dz)
+    cdef Py_ssize_t P = (job.H + V - 1) // V
+    cdef Py_ssize_t Hp = P * V, count = share.panel_end - share.panel
+    cdef floating *dh = <floating *> job.dh + share.panel * V
+    cdef Py_ssize_t r = share.row, q
+    while r < job.schedule.active[s]:
+        for q in range(r, min(r + tile_rows(4), job.schedule.active[s])):
+            memset(dh + q * Hp, 0, count * V * sizeof(floating))
+        r += share.row_stride
+    multiply(dz, job.schedule.active[s], 4 * Hp, 1, <const floating *> job.panels_h + share.panel * V * 4 * Hp, count, 4 * Hp,
+             dh, Hp, share.row, share.row_stride)
+
+
+# ------------------------------------------------------------------------------------------------------------ one step
 
 def step(
     const floating[:, ::1] x not None,              # IN   (B, I)
@@ -607,13 +903,16 @@ def step(
 ):
     """Run one layer over one time step, reading the weights as they lie; see `clstm.reference.step`."""
     cdef Py_ssize_t B = x.shape[0], I = x.shape[1], H = W_h.shape[0]
+    cdef fp_state caller
     cdef Workspace workspace
     workspace.count = 0
     workspace.failed = False
     with nogil:
+        caller = flush_denormals()
         if B > 0:
             step_rows(x, W_x, W_h, bias, h_prev, c_prev, h, c, B, I, H, &workspace)
-    release(&workspace)
+        restore_denormals(caller)
+    release(&workspace, False)
 
 
 cdef void step_rows(
@@ -674,4 +973,4 @@ cdef int activate(const floating[::1] x, floating[::1] out, bint logistic) excep
             else:
                 (<vec_f64 *> units)[0] = sigmoid_f64((<vec_f64 *> units)[0]) if logistic else tanh_f64((<vec_f64 *> units)[0])
             copy_lanes(&out[j], units, n - j)
-    return release(&workspace)
+    return release(&workspace, False)

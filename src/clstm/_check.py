@@ -82,7 +82,7 @@ def positive(name: str, value: Any) -> float:
 def instance(name: str, value: object, kind: type) -> None:
     """Compare the class of an object."""
     if not isinstance(value, kind):
-        raise TypeError(f"{name}: expected a {kind.__name__}, got {describe(value)}")
+        raise TypeError(f"{name}: expected {kind.__name__}, got {describe(value)}")
 
 
 def choice(name: str, value: object, allowed: tuple[str, ...]) -> str:
@@ -95,8 +95,8 @@ def choice(name: str, value: object, allowed: tuple[str, ...]) -> str:
 def float_dtype(value: Any) -> np.dtype[Any]:
     """Return the dtype, float32 or float64."""
     try:
-        dtype = np.dtype(value)
-    except TypeError:
+        dtype: np.dtype[Any] = np.dtype(value)
+    except (TypeError, ValueError, SyntaxError):
         raise TypeError(f"dtype: expected float32 or float64, got {describe(value)}") from None
     if value is None or dtype not in (np.float32, np.float64) or not dtype.isnative:
         raise ValueError(f"dtype: expected float32 or float64, got {describe(value)}")
@@ -114,17 +114,26 @@ def generator(value: Any) -> np.random.Generator:
 
 def array(name: str, value: Any, dtype: np.dtype[Any], *, copy: bool = False) -> Array:
     """Convert to an aligned array of the layer's dtype with contiguous rows; complex, object and text are refused."""
-    try:
-        given = np.asarray(value)
-    except ValueError:
-        raise ValueError(f"{name}: expected an array of numbers, got rows of different lengths") from None
+    given = _as_array(name, value, "numbers")
     if given.dtype.kind not in "fiub":
         raise TypeError(f"{name}: expected real numbers, got dtype {given.dtype}")
-    if copy:
-        return np.array(given, dtype=dtype)
-    converted = np.require(given, dtype=dtype, requirements="A")
+    try:
+        with np.errstate(over="raise"):
+            if copy:
+                return np.array(given, dtype=dtype, order="C")
+            converted = np.require(given, dtype=dtype, requirements="A")
+    except FloatingPointError:
+        raise ValueError(f"{name}: expected values that {dtype} can hold, got larger ones") from None
     rows_contiguous = converted.ndim == 0 or converted.strides[-1] == dtype.itemsize
     return converted if rows_contiguous else np.ascontiguousarray(converted)
+
+
+def _as_array(name: str, value: Any, what: str) -> Array:
+    """Call np.asarray; nested lists that are no rectangle are refused."""
+    try:
+        return np.asarray(value)
+    except ValueError:
+        raise ValueError(f"{name}: expected an array of {what}, got rows of different lengths") from None
 
 
 def shape(name: str, value: Array, expected: tuple[int | str, ...]) -> None:
@@ -155,13 +164,13 @@ def lengths(value: Any, T: int, B: int) -> NDArray[np.intp]:
     """Return the number of real steps of each row; None means T for every row."""
     if value is None:
         return np.full(B, T, np.intp)
-    given = np.asarray(value)
+    given = _as_array("lengths", value, "integers")
     if given.size == 0 and given.dtype == np.float64:
         given = given.astype(np.intp)
     if given.dtype.kind not in "iu":
         raise TypeError(f"lengths: expected integers, got dtype {given.dtype}")
     shape("lengths", given, (B,))
-    if given.size and not (0 <= int(given.min()) and int(given.max()) <= T):
+    if given.size and (given.min() < 0 or given.max() > T):
         raise ValueError(f"lengths: expected values in 0..{T}, got {int(given.min())}..{int(given.max())}")
     return np.ascontiguousarray(given, np.intp)
 

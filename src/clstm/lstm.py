@@ -24,6 +24,7 @@ from ._check import FileFormatError
 Array = NDArray[Any]
 State = tuple[Array, Array]
 StateLike = tuple[ArrayLike, ArrayLike]
+PartialState = tuple[ArrayLike | None, ArrayLike | None]
 
 
 # The constructor's arguments that are part of a file.
@@ -221,8 +222,9 @@ class LSTM:
         return self.num_directions * self.hidden_size if layer else self.input_size
 
     def _num_params(self) -> int:
-        rows = sum(self._layer_input_size(k) + self.hidden_size + self.bias for k in range(self.num_layers))
-        return rows * self.num_directions * 4 * self.hidden_size
+        D, H, further = self.num_directions, self.hidden_size, self.num_layers - 1
+        rows = self.input_size + H + self.bias + further * (D * H + H + self.bias)
+        return rows * D * 4 * H
 
     def _views(self, flat: Array) -> tuple[list[_Cell], dict[str, Array]]:
         """Cut a flat array into blocks (I_k + H + 1, 4H), rows [inputs; hidden units; bias], and name their parts."""
@@ -306,7 +308,7 @@ class LSTM:
         """
         arguments = {name: getattr(self, name) for name in _SAVED} | {"dtype": self.dtype.name}
         content = safetensors.numpy.save(self.state_dict(), metadata={"clstm": json.dumps(arguments)})
-        _write_atomically(os.fspath(path), content)
+        _write_atomically(os.fsdecode(path), content)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], *, backend: str | None = None) -> Self:
@@ -325,7 +327,7 @@ class LSTM:
         OSError
             The file cannot be opened.
         """
-        path = os.fspath(path)
+        path = os.fsdecode(path)
         with open(path, "rb"):  # a file that cannot be opened is an OSError, told apart from an ill-formed one
             pass
         try:
@@ -340,7 +342,7 @@ class LSTM:
         try:
             arguments = json.loads(metadata["clstm"])
             _check.entries("arguments", arguments, _SAVED, True)
-            lstm._configure(**arguments, backend=backend or cls._default_backend)
+            lstm._configure(**arguments, backend=cls._default_backend if backend is None else backend)
             found = sum(value.size for value in tensors.values())
             if lstm._num_params() != found:  # before anything of the declared size is allocated
                 raise ValueError(f"its arguments ask for {lstm._num_params()} parameters, its tensors hold {found}")
@@ -350,7 +352,7 @@ class LSTM:
                 if value.dtype != lstm.dtype:
                     raise TypeError(f"{name}: expected dtype {lstm.dtype}, got {value.dtype}")
             lstm.load_state_dict(tensors)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, RecursionError) as error:
             raise FileFormatError(path, str(error)) from error
         return lstm
 
@@ -381,15 +383,18 @@ class LSTM:
         _check.shape(name, given, ("B", "T", features) if self.batch_first else ("T", "B", features))
         return (given.swapaxes(0, 1) if self.batch_first else given), True
 
-    def _state(self, names: str, state: StateLike | None, B: int, batched: bool, *, copy: bool = False) -> State:
-        """Return a state argument as two contiguous (num_layers * num_directions, B, H); None means zeros."""
+    def _state(self, names: str, state: PartialState | None, B: int, batched: bool, *, copy: bool = False) -> State:
+        """Return a state argument as two contiguous (num_layers * num_directions, B, H); None means zeros.
+
+        Only of the derivative by a state may one half alone be None.
+        """
         LD, H = self.num_layers * self.num_directions, self.hidden_size
         if state is None:
             return np.zeros((LD, B, H), self.dtype), np.zeros((LD, B, H), self.dtype)
         label, parts = names.split(" ", 1)
         h, c = (
             np.zeros((LD, B, H), self.dtype)
-            if value is None
+            if value is None and label == "dstate"
             else _check.shaped(f"{label}[{n}]", value, self.dtype, (LD, B, H) if batched else (LD, H)).reshape(LD, B, H)
             for n, value in enumerate(_check.pair(label, state, parts))
         )
@@ -442,7 +447,7 @@ class LSTM:
         T, B, _ = x_.shape
         h_0, c_0 = self._state("state (h_0, c_0)", state, B, batched, copy=True)
         lengths_ = _check.lengths(lengths, T, B).copy()
-        masks: list[Array | None] = [None] + [self._dropout_mask(T, B) for _ in range(self.num_layers - 1)]
+        masks = [self._dropout_mask(T, B) if k else None for k in range(self.num_layers)]
         y, h_n, c_n, layers = self._run(x_, h_0, c_0, lengths_, masks)
         self._tape = _Tape(layers, masks, h_0, c_0, lengths_, batched)
         return np.array(self._public(y, batched), order="C"), _unbatch(h_n, c_n, batched)
@@ -452,7 +457,8 @@ class LSTM:
         if self.dropout == 0.0:
             return None
         kept = self._rng.random((T, B, self.num_directions * self.hidden_size)) >= self.dropout
-        return kept.astype(self.dtype) / self.dtype.type(1.0 - self.dropout)
+        mask: Array = kept.astype(self.dtype) / self.dtype.type(1.0 - self.dropout)
+        return mask
 
     def _run(
         self,
@@ -477,9 +483,7 @@ class LSTM:
                 # Zeros, so that padding in a trace is 0; the pages cost nothing until they are touched.
                 gates, c = (np.zeros((T, B, 4 * H), self.dtype), np.zeros((T, B, H), self.dtype)) if masks else (None, None)
                 y_d = y[:, :, d * H : (d + 1) * H]
-                self._functions.forward(
-                    x_k, *self._cells[n], h_0[n], c_0[n], lengths, d == 1, y_d, gates, c, h_n[n], c_n[n]
-                )
+                self._functions.forward(x_k, *self._cells[n], h_0[n], c_0[n], lengths, d == 1, y_d, gates, c, h_n[n], c_n[n])
                 if gates is not None and c is not None:
                     tapes.append(_Direction(y_d, gates, c))
             layers.append(_Layer(x_k, tapes))
@@ -487,7 +491,7 @@ class LSTM:
         return below, h_n, c_n, layers
 
     def backward(
-        self, dy: ArrayLike | None = None, dstate: tuple[ArrayLike | None, ArrayLike | None] | None = None, accumulate: bool = False
+        self, dy: ArrayLike | None = None, dstate: PartialState | None = None, accumulate: bool = False
     ) -> tuple[Array, State]:
         """Back-propagate through the last `forward` and fill `grads`.
 

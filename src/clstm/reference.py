@@ -32,8 +32,8 @@ holds for ``c_t``.  Walking from the last step to the first, with the equation t
         dW_h += h_prev.T @ dz                               (H, 4H)   derivative is the sum over the steps,
         dbias += sum of dz over the rows                    (4H,)     the first one (h_prev = h_0) included
 
-What is left after the first step, ``dz @ W_h.T`` and ``dc * f``, is the derivative by the initial state.  At the last step there is
-no step after; the derivative by the final state ``(h_n, c_n)``, which the caller gives, stands in its place.
+What is left after the first step, ``dz @ W_h.T`` and ``dc * f``, is the derivative by the initial state.  At the last step
+there is no step after; the derivative by the final state ``(h_n, c_n)``, which the caller gives, stands in its place.
 The factor ``f`` on the way of ``dc`` is the only thing between a loss and a cell many steps back: with ``f`` near 1 the
 gradient neither vanishes nor explodes.  That is what the architecture is for.
 
@@ -55,7 +55,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["LSTM", "backward", "forward", "sigmoid", "step"]
+__all__ = ["backward", "forward", "sigmoid", "step"]
 
 Array = NDArray[Any]
 Rows = slice | NDArray[np.intp]
@@ -79,7 +79,8 @@ def sigmoid(x: Array) -> Array:
     array([0. , 0.5, 1. ])
     """
     half = x.dtype.type(0.5)
-    return half + half * np.tanh(half * x)
+    s: Array = half + half * np.tanh(half * x)
+    return s
 
 
 def _steps(lengths: NDArray[np.intp], reverse: bool) -> Iterator[tuple[Any, Rows, int]]:
@@ -139,7 +140,7 @@ def forward(
     >>> h_n, c_n = np.empty((1, 1)), np.empty((1, 1))
     >>> forward(x, W_x, W_h, bias, state, state, np.array([2]), False, y, None, None, h_n, c_n)
     >>> y.ravel().round(4)
-    array([0.3696, 0.5464])
+    array([0.3696, 0.5453])
     """
     y[...] = 0
     h_n[...] = h_0

@@ -1,0 +1,61 @@
+"""The kernels: the functions of reference.py for float32 and float64, whole sequences a call, without the GIL.
+
+Each takes arrays of one dtype; `forward["float"]` or `forward["double"]` is the function for one of them.
+"""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+VECTOR_BYTES: int
+
+def set_num_threads(n: int) -> None: ...
+def forward(
+    x: NDArray[Any],
+    W_x: NDArray[Any],
+    W_h: NDArray[Any],
+    bias: NDArray[Any],
+    h_0: NDArray[Any],
+    c_0: NDArray[Any],
+    lengths: NDArray[np.intp],
+    reverse: bool,
+    y: NDArray[Any],
+    gates: NDArray[Any] | None,
+    c: NDArray[Any] | None,
+    h_n: NDArray[Any],
+    c_n: NDArray[Any],
+) -> None: ...
+def backward(
+    dy: NDArray[Any],
+    dh_n: NDArray[Any],
+    dc_n: NDArray[Any],
+    x: NDArray[Any],
+    W_x: NDArray[Any],
+    W_h: NDArray[Any],
+    h_0: NDArray[Any],
+    c_0: NDArray[Any],
+    lengths: NDArray[np.intp],
+    reverse: bool,
+    y: NDArray[Any],
+    gates: NDArray[Any],
+    c: NDArray[Any],
+    dx: NDArray[Any],
+    dW_x: NDArray[Any],
+    dW_h: NDArray[Any],
+    dbias: NDArray[Any],
+    dh_0: NDArray[Any],
+    dc_0: NDArray[Any],
+) -> None: ...
+def step(
+    x: NDArray[Any],
+    W_x: NDArray[Any],
+    W_h: NDArray[Any],
+    bias: NDArray[Any],
+    h_prev: NDArray[Any],
+    c_prev: NDArray[Any],
+    h: NDArray[Any],
+    c: NDArray[Any],
+) -> None: ...
+def sigmoid(x: NDArray[Any], out: NDArray[Any]) -> None: ...
+def tanh(x: NDArray[Any], out: NDArray[Any]) -> None: ...
