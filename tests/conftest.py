@@ -1,0 +1,352 @@
+"""What the test files share: the one tolerance table, the comparisons, cases for one layer, an oracle for the class.
+
+Every comparison takes its tolerance from `TOLERANCES`; no test body holds one.  "Relative" means: the largest absolute
+difference, divided by the largest absolute value of the expected array.  float32 results are compared with the definition run
+in float64 on the same float32 inputs.
+"""
+
+import contextlib
+import importlib
+import os
+import pickle
+from dataclasses import dataclass, fields, replace
+from functools import cache
+from types import SimpleNamespace
+
+# The definition's small products are slower on several BLAS threads, and many times so on a busy machine.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+import numpy as np
+import pytest
+from hypothesis import settings
+
+import clstm
+from clstm import _dispatch, reference
+
+# No test times anything, and every run sees the same examples.
+settings.register_profile("clstm", deadline=None, derandomize=True, database=None, max_examples=60)
+settings.load_profile("clstm")
+
+# What is promised about numbers, by promise and dtype.
+TOLERANCES = {
+    # relative; float32 absolute on hidden states, which lie in (-1, 1), and relative on cells above 1
+    "forward": {"float64": 1e-12, "float32": 2e-6},
+    # relative
+    "backward": {"float64": 1e-11, "float32": 2e-5},
+    # relative
+    "complex step": {"float64": 1e-12},
+    # relative
+    "torch": {"float64": 1e-11},
+    # relative; a central difference with a step of 1e-6 is good to ten digits at best
+    "central difference": {"float64": 1e-7},
+    # units in the last place of the exact result
+    "tanh": {"float64": 4.0, "float32": 4.0},
+    # absolute: one unit in the last place of 1.0, 2.2e-16 and 1.2e-7
+    "sigmoid": {name: float(np.finfo(name).eps) for name in ("float64", "float32")},
+    # absolute, on the sample mean of at least 10 000 values of size 1
+    "sample mean": {"float64": 0.03},
+}
+
+DTYPES = ("float32", "float64")
+CTYPES = {"float32": "float", "float64": "double"}
+BUILDS = _dispatch.runnable()
+BACKENDS = ("numpy", "auto")
+
+
+def load_build(build):
+    """Import the module of one kernel build."""
+    return importlib.import_module(_dispatch.BUILDS[build])
+
+
+def functions_of(build, dtype):
+    """Return forward, backward and step of a kernel build for a dtype, or the definition's for "reference"."""
+    if build == "reference":
+        return reference
+    module = load_build(build)
+    return SimpleNamespace(**{name: getattr(module, name)[CTYPES[dtype]] for name in ("forward", "backward", "step")})
+
+
+@pytest.fixture(params=DTYPES)
+def dtype(request):
+    return request.param
+
+
+@pytest.fixture(params=BUILDS)
+def build(request):
+    """Every kernel build that this processor runs."""
+    return request.param
+
+
+@pytest.fixture(params=("reference", *BUILDS))
+def twin(request):
+    """The definition and every kernel build that this processor runs."""
+    return request.param
+
+
+@pytest.fixture(params=BACKENDS)
+def backend(request):
+    return request.param
+
+
+# ------------------------------------------------------------------------------------------------------- comparisons
+
+
+def assert_close(got, expected, promise, name="array"):
+    """Compare arrays under a promise of the tolerance table; the dtype of `got` picks the figure."""
+    got, expected = np.asarray(got), np.asarray(expected)
+    assert got.shape == expected.shape, f"{name}: shape {got.shape}, expected {expected.shape}"
+    assert got.dtype.name in TOLERANCES[promise], f"{name}: dtype {got.dtype}"
+    if not expected.size:
+        return
+    scale = np.abs(expected).max()
+    if promise == "forward" and got.dtype == np.float32:
+        scale = max(scale, 1.0)
+    error = np.abs(got.astype(np.float64) - expected).max()
+    assert np.isfinite(scale), f"{name}: the expected array holds {scale}"
+    tolerance = TOLERANCES[promise][got.dtype.name]
+    assert error <= tolerance * scale, f"{name}: error {error:.3g} of {scale:.3g}, promised ({promise}) {tolerance:.3g}"
+
+
+def assert_same_bits(got, expected, name="array"):
+    """Compare arrays for equality; NaN equals NaN."""
+    assert got.shape == expected.shape, name
+    assert got.dtype == expected.dtype, name
+    np.testing.assert_array_equal(got, expected, err_msg=name)
+
+
+FORWARD_RESULTS = ("y", "h_n", "c_n")
+BACKWARD_RESULTS = ("dx", "dW_x", "dW_h", "dbias", "dh_0", "dc_0")
+
+
+def assert_results_close(got, expected):
+    """Compare what `run` returns with what the definition returns, each result under its own promise."""
+    for name in FORWARD_RESULTS:
+        assert_close(got[name], expected[name], "forward", name)
+    for name in BACKWARD_RESULTS:
+        assert_close(got[name], expected[name], "backward", name)
+
+
+# ------------------------------------------------------------------------- one layer in one direction, for the kernels
+
+
+@dataclass(frozen=True)
+class Case:
+    """Inputs of forward and backward of one layer in one direction."""
+
+    x: np.ndarray
+    W_x: np.ndarray
+    W_h: np.ndarray
+    bias: np.ndarray
+    h_0: np.ndarray
+    c_0: np.ndarray
+    lengths: np.ndarray
+    reverse: bool
+    dy: np.ndarray
+    dh_n: np.ndarray
+    dc_n: np.ndarray
+
+    @property
+    def dtype(self):
+        return self.x.dtype
+
+    @property
+    def sizes(self):
+        """T, B, I, H."""
+        return (*self.x.shape, len(self.W_h))
+
+    @property
+    def is_real(self):
+        """Which steps are no padding, shape (T, B)."""
+        return np.arange(len(self.x))[:, None] < self.lengths
+
+    def astype(self, dtype):
+        arrays = {f.name: getattr(self, f.name).astype(dtype) for f in fields(self) if f.name not in ("lengths", "reverse")}
+        return replace(self, **arrays)
+
+
+def make_case(T, B, I, H, dtype="float64", *, reverse=False, lengths=None, seed=0):  # noqa: E741
+    """Draw a case; `lengths` is None for full rows, "ragged" for random ones with 0 and T among them, or an array.
+
+    Padding of x and dy is NaN, so that whatever reads it shows.
+    """
+    rng = np.random.default_rng([seed, T, B, I, H])
+    scale = 1.5 / np.sqrt(H)
+    if lengths is None:
+        lengths = np.full(B, T)
+    elif isinstance(lengths, str):
+        lengths = rng.integers(0, T + 1, B)
+        lengths[rng.permutation(B)[:2]] = (T, 0)[:B]
+    case = Case(
+        x=rng.standard_normal((T, B, I)),
+        W_x=rng.uniform(-1, 1, (I, 4 * H)) / np.sqrt(I),
+        W_h=rng.uniform(-scale, scale, (H, 4 * H)),
+        bias=rng.uniform(-1, 1, 4 * H),
+        h_0=rng.uniform(-1, 1, (B, H)),
+        c_0=rng.uniform(-2, 2, (B, H)),
+        lengths=np.asarray(lengths, np.intp),
+        reverse=reverse,
+        dy=rng.standard_normal((T, B, H)),
+        dh_n=rng.standard_normal((B, H)),
+        dc_n=rng.standard_normal((B, H)),
+    )
+    case.x[~case.is_real] = np.nan
+    case.dy[~case.is_real] = np.nan
+    return case.astype(dtype)
+
+
+def _locked(array):
+    """Return a read-only copy: a function that writes to an input, or takes no constant one, raises."""
+    copy = array.copy()
+    copy.flags.writeable = False
+    return copy
+
+
+def run_forward(functions, case, *, tape=True, strided=False):
+    """Run forward into arrays full of NaN, of which everything but the tape's padding must be overwritten.
+
+    With `strided`, y is the middle third of a wider array, as in a bidirectional layer, and the rest must stay as it is.
+    """
+    T, B, _, H = case.sizes
+    wide = np.full((T, B, 3 * H), np.nan, case.dtype)
+    y = wide[:, :, H : 2 * H] if strided else np.full((T, B, H), np.nan, case.dtype)
+    gates, c = (np.full((T, B, n * H), np.nan, case.dtype) if tape else None for n in (4, 1))
+    h_n, c_n = np.full_like(case.h_0, np.nan), np.full_like(case.c_0, np.nan)
+    inputs = [_locked(getattr(case, name)) for name in ("x", "W_x", "W_h", "bias", "h_0", "c_0", "lengths")]
+    functions.forward(*inputs, case.reverse, y, gates, c, h_n, c_n)
+    assert np.isnan(wide[:, :, :H]).all()
+    assert np.isnan(wide[:, :, 2 * H :]).all()
+    return {"y": y, "gates": gates, "c": c, "h_n": h_n, "c_n": c_n}
+
+
+def run_backward(functions, case, tape, *, strided=False):
+    """Run backward on the result of `run_forward`, into arrays full of NaN."""
+    H = len(case.W_h)
+    y, gates, c = (_locked(tape[name]) for name in ("y", "gates", "c"))
+    dy = _locked(case.dy)
+    if strided:
+        rest = np.full_like(y, np.nan)
+        y, dy = (np.concatenate([rest, v, rest], axis=2)[:, :, H : 2 * H] for v in (y, dy))
+    out = {"d" + name: np.full_like(getattr(case, name), np.nan) for name in ("x", "W_x", "W_h", "bias", "h_0", "c_0")}
+    dh_n, dc_n, x, W_x, W_h, h_0, c_0, lengths = (
+        _locked(getattr(case, name)) for name in ("dh_n", "dc_n", "x", "W_x", "W_h", "h_0", "c_0", "lengths")
+    )
+    functions.backward(dy, dh_n, dc_n, x, W_x, W_h, h_0, c_0, lengths, case.reverse, y, gates, c, *out.values())
+    return out
+
+
+def run(functions, case, *, strided=False):
+    """Run forward and backward; return all results by name."""
+    tape = run_forward(functions, case, strided=strided)
+    return tape | run_backward(functions, case, tape, strided=strided)
+
+
+@cache
+def case_and_expected(T, B, I, H, dtype, reverse, ragged):  # noqa: E741
+    """Draw a case and run the definition on it in float64; both are shared between tests and are not to be changed."""
+    case = make_case(T, B, I, H, dtype, reverse=reverse, lengths="ragged" if ragged else None)
+    return case, run(reference, case.astype("float64"))
+
+
+def loss(case, y, h_n, c_n):
+    """Return the scalar whose derivatives by y, h_n and c_n are dy, dh_n and dc_n."""
+    return (case.dy * y)[case.is_real].sum() + (case.dh_n * h_n).sum() + (case.dc_n * c_n).sum()
+
+
+def complex_step_gradients(case):
+    """Differentiate `loss` of the definition's forward by every single input: imag(loss(v + 1e-30j)) / 1e-30."""
+    gradients = {}
+    for name in ("x", "W_x", "W_h", "bias", "h_0", "c_0"):
+        gradient = np.zeros_like(getattr(case, name))
+        for index in np.ndindex(gradient.shape):
+            if name == "x" and not case.is_real[index[:2]]:
+                continue
+            moved = case.astype(np.complex128)
+            getattr(moved, name)[index] += 1e-30j
+            result = run_forward(reference, moved, tape=False)
+            gradient[index] = loss(case, result["y"], result["h_n"], result["c_n"]).imag / 1e-30
+        gradients["d" + name] = gradient
+    return gradients
+
+
+def assert_gradients_are_complex_step_derivatives(functions, case):
+    """Compare every gradient of float64 functions with the complex-step derivative of the definition."""
+    got, expected = run(functions, case), complex_step_gradients(case)
+    for name in BACKWARD_RESULTS:
+        assert_close(got[name], expected[name], "complex step", name)
+
+
+# ------------------------------------------------------------------------------------------ the class as a whole
+
+
+def oracle(params, num_layers, bidirectional, x, h_0, c_0, lengths, masks=None):
+    """Run stacked layers row by row and step by step, from the named parameters; arrays may be complex.
+
+    Written apart from `clstm.reference`, in PyTorch's layout.  `masks[k]` multiplies the input of layer k.
+    """
+
+    def s(v):
+        return 1 / (1 + np.exp(-v))
+
+    T, B, _ = x.shape
+    h_n, c_n = h_0.copy(), c_0.copy()
+    for k in range(num_layers):
+        outputs = []
+        x = x if masks is None or masks[k] is None else x * masks[k]
+        for d, suffix in enumerate(("", "_reverse") if bidirectional else ("",)):
+            W, R = params[f"weight_ih_l{k}{suffix}"], params[f"weight_hh_l{k}{suffix}"]
+            b = params.get(f"bias_l{k}{suffix}", np.zeros(len(W)))
+            n = k * (1 + bidirectional) + d
+            y = np.zeros((T, B, R.shape[1]), np.result_type(x, W, R, b, h_0, c_0))
+            for row in range(B):
+                steps = range(lengths[row])
+                h, c = h_0[n, row], c_0[n, row]
+                for t in reversed(steps) if d else steps:
+                    i, f, g, o = np.split(W @ x[t, row] + R @ h + b, 4)
+                    c = s(f) * c + s(i) * np.tanh(g)
+                    h = s(o) * np.tanh(c)
+                    y[t, row] = h
+                h_n[n, row], c_n[n, row] = h, c
+            outputs.append(y)
+        x = np.concatenate(outputs, axis=2)
+    return x, h_n, c_n
+
+
+def draw_inputs(lstm, T, B, *, seed=0, ragged=False):
+    """Draw x (T, B, I), state, lengths, dy and dstate for a time-major LSTM; padding is NaN."""
+    rng = np.random.default_rng([seed, T, B])
+    LD, H = lstm.num_layers * lstm.num_directions, lstm.hidden_size
+    lengths = np.full(B, T)
+    if ragged:
+        lengths = rng.integers(0, T + 1, B)
+        lengths[rng.permutation(B)[:2]] = (T, 0)[:B]
+    x, dy = rng.standard_normal((T, B, lstm.input_size)), rng.standard_normal((T, B, lstm.num_directions * H))
+    padding = np.arange(T)[:, None] >= lengths
+    x[padding] = dy[padding] = np.nan
+    state, dstate = (tuple(rng.uniform(-1, 1, (2, LD, B, H)).astype(lstm.dtype)) for _ in range(2))
+    return SimpleNamespace(
+        x=x.astype(lstm.dtype), dy=dy.astype(lstm.dtype), state=state, dstate=dstate, lengths=lengths, is_real=~padding
+    )
+
+
+def snapshot(lstm):
+    """Freeze everything an LSTM holds, bit by bit, its tape and generator included."""
+    content = {name: value for name, value in vars(lstm).items() if name not in ("_functions", "_cells", "params", "grads")}
+    named = {kind: {name: value.tobytes() for name, value in getattr(lstm, kind).items()} for kind in ("params", "grads")}
+    return pickle.dumps((sorted(content.items()), named))
+
+
+@contextlib.contextmanager
+def unchanged(lstm):
+    """Assert that the block leaves an LSTM as it was."""
+    before, views = snapshot(lstm), {name: id(value) for name, value in lstm.params.items()}
+    yield
+    assert snapshot(lstm) == before
+    assert {name: id(value) for name, value in lstm.params.items()} == views
+
+
+def build_lstm(*args, seed=0, **kwargs):
+    """Make an LSTM whose every parameter is random, biases included."""
+    lstm = clstm.LSTM(*args, rng=seed, **kwargs)
+    rng = np.random.default_rng([seed, 1])
+    lstm.flat_params[...] = rng.uniform(-1, 1, lstm.flat_params.size) / np.sqrt(lstm.hidden_size)
+    return lstm
