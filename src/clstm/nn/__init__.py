@@ -1,0 +1,13 @@
+"""What training needs on top of `clstm.LSTM`: a dense layer, losses, optimisers, windows over a series, a model with `fit`.
+
+A layer is anything with `flat_params` and `flat_grads`, two arrays of one shape; `forward` keeps a tape, a call keeps
+nothing, and `backward` fills the gradients.  Optimisers and clipping work on the flat arrays and know no layer.
+"""
+
+from .dense import Dense
+from .losses import mse_loss
+from .model import SequenceModel
+from .optimisers import Adam, clip_grad_norm
+from .series import windows
+
+__all__ = ["Adam", "Dense", "SequenceModel", "clip_grad_norm", "mse_loss", "windows"]
