@@ -5,6 +5,7 @@ CLSTM_DEBUG=1 turns on bounds checks and guarded workspaces, for the test suite.
 
 import os
 import platform
+from glob import glob
 
 from Cython.Build import cythonize
 from setuptools import Extension, setup
@@ -46,10 +47,7 @@ setup(
     # Always compile: the age of a library does not tell whether it is a debug build.
     options={"build_ext": {"force": True, "parallel": True}},
     ext_modules=cythonize(
-        [
-            Extension(f"clstm.{name}", [f"pyx/{name}.pyx"], depends=["pyx/simd.h", "pyx/team.h", "pyx/_kernels.pyx"])
-            for name in names
-        ],
+        [Extension(f"clstm.{name}", [f"pyx/{name}.pyx"], depends=glob("pyx/*")) for name in names],
         build_dir="build/cython-debug" if DEBUG else "build/cython",
         compiler_directives={
             "language_level": 3,

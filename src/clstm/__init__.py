@@ -3,8 +3,20 @@
 from . import reference
 from ._check import FileFormatError
 from ._info import show_config
+from ._threads import get_num_threads, set_num_threads
 from .lstm import LSTM, Trace
+from .stream import Stream
 
-__all__ = ["LSTM", "FileFormatError", "Trace", "__version__", "reference", "show_config"]
+__all__ = [
+    "LSTM",
+    "FileFormatError",
+    "Stream",
+    "Trace",
+    "__version__",
+    "get_num_threads",
+    "reference",
+    "set_num_threads",
+    "show_config",
+]
 
 __version__ = "0.1.0"

@@ -29,6 +29,7 @@ class Backend(Protocol):
     forward: Any
     backward: Any
     step: Any
+    Stream: Any
 
 
 def runnable() -> tuple[str, ...]:
@@ -50,7 +51,7 @@ def _choose() -> str:
 isa = _choose()
 kernels = importlib.import_module(BUILDS[isa])
 _by_dtype: dict[np.dtype[Any], Backend] = {
-    np.dtype(dtype): SimpleNamespace(**{name: getattr(kernels, name)[ctype] for name in FUNCTIONS})
+    np.dtype(dtype): SimpleNamespace(**{name: getattr(kernels, name)[ctype] for name in FUNCTIONS}, Stream=kernels.Stream)
     for dtype, ctype in ((np.float32, "float"), (np.float64, "double"))
 }
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from . import _cpu, _dispatch
+from . import _cpu, _dispatch, _threads
 
 
 def show_config() -> dict[str, Any]:
@@ -36,5 +36,5 @@ def show_config() -> dict[str, Any]:
         "builds": list(_dispatch.runnable()),
         "vector_bytes": _dispatch.kernels.VECTOR_BYTES,
         "features": list(_cpu.features()),
-        "threads": 1,
+        "threads": _threads.get_num_threads(),
     }

@@ -20,6 +20,7 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from . import _check, _dispatch
 from ._check import FileFormatError
+from .stream import Stream
 
 Array = NDArray[Any]
 State = tuple[Array, Array]
@@ -592,6 +593,28 @@ class LSTM:
             self._functions.step(x, *cell, h_prev[k], c_prev[k], h[k], c[k])
             x = h[k]
         return (x if batched else x[0]).copy(), _unbatch(h, c, batched)
+
+    def stream(self, batch_size: int | None = None, state: StateLike | None = None) -> Stream:
+        """Prepare for single time steps: pack the weights once, keep the state inside.
+
+        Parameters
+        ----------
+        batch_size : int, optional
+            Rows of each step; without it a step takes ``(I,)`` and returns ``(H,)``.
+        state : pair of array_like of shape (num_layers, B, H), optional
+            ``(h, c)`` to begin with, zeros if omitted.  Without the axis B for a stream of one row.
+
+        Returns
+        -------
+        Stream
+            A snapshot of the parameters: changing them shows after `Stream.refresh`.
+
+        Raises
+        ------
+        ValueError, TypeError
+            The layer is bidirectional, or an argument has the wrong shape or type.
+        """
+        return Stream(self, batch_size, state)
 
     def trace(self, x: ArrayLike, state: StateLike | None = None, lengths: ArrayLike | None = None) -> Trace:
         """Run whole sequences and return every gate and state of every step; no dropout.

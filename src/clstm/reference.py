@@ -55,7 +55,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["backward", "forward", "sigmoid", "step"]
+__all__ = ["Stream", "backward", "forward", "sigmoid", "step"]
 
 Array = NDArray[Any]
 Rows = slice | NDArray[np.intp]
@@ -243,6 +243,58 @@ def step(
     lengths = np.ones(len(x), np.intp)
     y = np.empty_like(h)
     forward(x[None], W_x, W_h, bias, h_prev, c_prev, lengths, False, y[None], None, None, h, c)
+
+
+class Stream:
+    """Weights and state of stacked layers, for `step` after `step`: what `clstm.Stream` is built on.
+
+    Parameters
+    ----------
+    num_layers, rows, input_size, hidden_size : int
+    single : bool
+        float32 instead of float64.
+    batched : bool
+        Whether arrays have an axis of rows; without it there is one row.
+    """
+
+    def __init__(self, num_layers: int, rows: int, input_size: int, hidden_size: int, single: bool, batched: bool) -> None:
+        dtype = np.float32 if single else np.float64
+        self._x_shape = (rows, input_size) if batched else (input_size,)
+        self._out_shape = (rows, hidden_size) if batched else (hidden_size,)
+        self._layers: list[tuple[Array, Array, Array]] = [()] * num_layers  # type: ignore[list-item]
+        self._h = np.zeros((num_layers, rows, hidden_size), dtype)
+        self._c = np.zeros_like(self._h)
+
+    def pack(self, k: int, W_x: Array, W_h: Array, bias: Array) -> None:
+        """Take a snapshot of the weights of layer k."""
+        self._layers[k] = (W_x.copy(), W_h.copy(), bias.copy())
+
+    def put_state(self, k: int, row: int, h: Array, c: Array) -> None:
+        """Set the state of one row of layer k from arrays (H,)."""
+        self._h[k, row], self._c[k, row] = h, c
+
+    def get_state(self, k: int, row: int, h: Array, c: Array) -> None:
+        """Copy the state of one row of layer k to arrays (H,)."""
+        h[...], c[...] = self._h[k, row], self._c[k, row]
+
+    def try_step(self, x: Any, out: Any) -> bool:
+        """Step all layers from x (rows, I) to out (rows, H), without the axis of rows if not batched.
+
+        Returns False, with nothing changed, if either is no contiguous array of that shape and of the stream's dtype.
+        """
+        for array, shape in ((x, self._x_shape), (out, self._out_shape)):
+            if not isinstance(array, np.ndarray) or array.shape != shape or array.dtype != self._h.dtype:
+                return False
+            if not array.flags.c_contiguous:
+                return False
+        if not out.flags.writeable:
+            return False
+        below = x.reshape(-1, self._x_shape[-1])
+        for weights, h, c in zip(self._layers, self._h, self._c, strict=True):
+            step(below, *weights, h.copy(), c.copy(), h, c)
+            below = h
+        out[...] = below.reshape(out.shape)
+        return True
 
 
 def __getattr__(name: str) -> Any:
