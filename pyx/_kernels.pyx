@@ -1,4 +1,4 @@
-# The kernels: forward, backward and step of one layer in one direction, a whole sequence a call.  The equations and their
+# The kernels: forward, step and backward of one layer in one direction, a whole sequence a call.  The equations and their
 # numbers are those of src/clstm/reference.py, which has the same functions with the same arguments.
 #
 # Arguments are checked by the caller (_check.py); sizes are read from the views.  The last axis of every array is contiguous.
@@ -78,6 +78,8 @@ cdef enum:
     CHUNK_ROWS = 192
     # Depth of a product that is walked at once where many rows share a panel: the part of the panel stays in the L1 cache.
     BLOCK_DEPTH = 128
+    # Rows from which on packing the weights pays.
+    PACK_ROWS = 4
 
 
 def set_num_threads(int n):
@@ -274,7 +276,7 @@ cdef int threads_for(const Schedule *schedule, Py_ssize_t I, Py_ssize_t H, Py_ss
     cdef double each = schedule.total / max(1.0, <double> schedule.steps) * 4.0 * H * H     # of a step
     cdef Py_ssize_t tiles = (schedule.B + tile_rows(4) - 1) // tile_rows(4)
     by_units[0] = each >= 2e6 or (each >= 1.3e5 and tiles < 4 * threads)
-    if schedule.total * 4.0 * H * (I + H) < 4e6:
+    if schedule.total < PACK_ROWS or schedule.total * 4.0 * H * (I + H) < 4e6:
         return 1
     return <int> max(1, min(threads, (P + 3) // 4 if by_units[0] else tiles))
 
@@ -286,8 +288,9 @@ cdef struct Forward:
     Schedule schedule
     Py_ssize_t I, H
     bint by_units
+    bint packed             # the weights are worth packing; else they are read as they lie, and there is no chunk_x
     Sequence x              # IN
-    Sequence y, gates, c    # OUT; gates and c may be none
+    Sequence y, gates, c    # OUT; may be none
     const void *W_x
     const void *W_h
     const void *bias
@@ -318,30 +321,58 @@ def forward(
     floating[:, ::1] c_n not None,                  # OUT  (B, H)
 ):
     """Run one layer in one direction over whole sequences; see `clstm.reference.forward`."""
-    cdef Py_ssize_t T = x.shape[0], B = x.shape[1], I = x.shape[2], H = W_h.shape[0]
+    cdef Forward job
+    job.x, job.y, job.gates, job.c = sequence(x), sequence(y), sequence(gates), sequence(c)
+    if x.shape[1] > 0:
+        run_forward(&job, x.shape[0], &lengths[0], reverse, W_x, W_h, bias, h_0, c_0, h_n, c_n)
+
+
+def step(
+    const floating[:, ::1] x not None,              # IN   (B, I)
+    const floating[:, ::1] W_x not None,            # IN   (I, 4H)
+    const floating[:, ::1] W_h not None,            # IN   (H, 4H)
+    const floating[::1] bias not None,              # IN   (4H,)
+    const floating[:, ::1] h_prev not None,         # IN   (B, H)
+    const floating[:, ::1] c_prev not None,         # IN   (B, H)
+    floating[:, ::1] h not None,                    # OUT  (B, H)
+    floating[:, ::1] c not None,                    # OUT  (B, H)
+):
+    """Run one layer over one time step; see `clstm.reference.step`."""
+    cdef Forward job
+    memset(&job, 0, sizeof(job))                    # no y and no tape
+    if x.shape[0] > 0:
+        job.x.start, job.x.by_row, job.x.n = <char *> &x[0, 0], x.strides[0], x.shape[1]
+        run_forward(&job, 1, NULL, False, W_x, W_h, bias, h_prev, c_prev, h, c)
+
+
+cdef int run_forward(
+    Forward *job, Py_ssize_t T, const Py_ssize_t *lengths, bint reverse, const floating[:, ::1] W_x,
+    const floating[:, ::1] W_h, const floating[::1] bias, const floating[:, ::1] h_0, const floating[:, ::1] c_0,
+    floating[:, ::1] h_n, floating[:, ::1] c_n,
+) except -1:
+    """Complete a job that has its sequences, run it, and release its memory; without lengths each row has one step."""
+    cdef Py_ssize_t B = h_0.shape[0], I = job.x.n, H = W_h.shape[0]
     cdef Py_ssize_t V = lanes(&bias[0])
     cdef Py_ssize_t P = (H + V - 1) // V
     cdef Py_ssize_t Hp = P * V
-    cdef Py_ssize_t most, r
+    cdef Py_ssize_t most, b, r
     cdef int threads
     cdef Workspace workspace
-    cdef Forward job
     workspace.count = 0
     workspace.failed = False
     job.team.cancelled = False
-    if B == 0:
-        return
     with nogil:
-        job.schedule = plan(lengths, reverse, I, H, &workspace)
+        job.schedule = plan(lengths, B, reverse, I, H, &workspace)
         job.I, job.H = I, H
-        job.x, job.y, job.gates, job.c = sequence(x), sequence(y), sequence(gates), sequence(c)
         job.W_x, job.W_h, job.bias = &W_x[0, 0], &W_h[0, 0], &bias[0]
         job.h_n, job.c_n = &h_n[0, 0], &c_n[0, 0]
-        most = max(B, job.schedule.chunk_rows)
-        job.panels_x = take(&workspace, I * 4 * Hp * sizeof(floating))
-        job.panels_h = take(&workspace, H * 4 * Hp * sizeof(floating))
+        job.packed = job.schedule.total >= PACK_ROWS
+        most = max(B, job.schedule.chunk_rows) if job.packed else B
+        if job.packed:
+            job.panels_x = take(&workspace, I * 4 * Hp * sizeof(floating))
+            job.panels_h = take(&workspace, H * 4 * Hp * sizeof(floating))
+            job.chunk_x = take(&workspace, most * I * sizeof(floating))
         job.bias_z = take(&workspace, 4 * Hp * sizeof(floating))
-        job.chunk_x = take(&workspace, most * I * sizeof(floating))
         job.chunk_z = take(&workspace, most * 4 * Hp * sizeof(floating))
         job.cell = take(&workspace, B * Hp * sizeof(floating))
         job.hidden[0] = take(&workspace, B * Hp * sizeof(floating))
@@ -350,29 +381,36 @@ def forward(
             memset(job.cell, 0, B * Hp * sizeof(floating))
             memset(job.hidden[0], 0, B * Hp * sizeof(floating))
             for r in range(B):
-                memcpy(<floating *> job.cell + r * Hp, &c_0[job.schedule.order[r], 0], H * sizeof(floating))
-                memcpy(<floating *> job.hidden[0] + r * Hp, &h_0[job.schedule.order[r], 0], H * sizeof(floating))
+                b = job.schedule.order[r]
+                memcpy(<floating *> job.cell + r * Hp, &c_0[b, 0], H * sizeof(floating))
+                memcpy(<floating *> job.hidden[0] + r * Hp, &h_0[b, 0], H * sizeof(floating))
                 if job.schedule.length[r] == 0:
-                    memcpy(&h_n[job.schedule.order[r], 0], &h_0[job.schedule.order[r], 0], H * sizeof(floating))
-                    memcpy(&c_n[job.schedule.order[r], 0], &c_0[job.schedule.order[r], 0], H * sizeof(floating))
+                    memcpy(&h_n[b, 0], &h_0[b, 0], H * sizeof(floating))
+                    memcpy(&c_n[b, 0], &c_0[b, 0], H * sizeof(floating))
             zero_padding(&job.y, &job.schedule, T, sizeof(floating))
             threads = threads_for(&job.schedule, I, H, P, &job.by_units)
             if floating is float:
-                run_team(threads, forward_f32, &job, &job.team)
+                run_team(threads, forward_f32, job, &job.team)
             else:
-                run_team(threads, forward_f64, &job, &job.team)
-    release(&workspace, job.team.cancelled)
+                run_team(threads, forward_f64, job, &job.team)
+    return release(&workspace, job.team.cancelled)
 
 
 cdef void forward_f32(void *job, int thread) noexcept nogil:
     cdef fp_state caller = flush_denormals()
-    forward_part(<Forward *> job, thread, <float *> NULL)
+    if (<Forward *> job).packed:
+        forward_part(<Forward *> job, thread, <float *> NULL)
+    else:
+        forward_unpacked(<Forward *> job, <float *> NULL)
     restore_denormals(caller)
 
 
 cdef void forward_f64(void *job, int thread) noexcept nogil:
     cdef fp_state caller = flush_denormals()
-    forward_part(<Forward *> job, thread, <double *> NULL)
+    if (<Forward *> job).packed:
+        forward_part(<Forward *> job, thread, <double *> NULL)
+    else:
+        forward_unpacked(<Forward *> job, <double *> NULL)
     restore_denormals(caller)
 
 
@@ -428,6 +466,38 @@ cdef void forward_part(Forward *job, int thread, const floating *like) noexcept 
             return
 
 
+cdef void forward_unpacked(Forward *job, const floating *like) noexcept nogil:
+    """A forward pass of so few rows that packing the weights would take longer than reading them as they lie."""
+    cdef const Schedule *schedule = &job.schedule
+    cdef Py_ssize_t I = job.I, H = job.H, V = lanes(like)
+    cdef Py_ssize_t P = (H + V - 1) // V
+    cdef Share share = share_of(False, 0, 1, P)
+    cdef const floating *W_x = <const floating *> job.W_x
+    cdef const floating *W_h = <const floating *> job.W_h
+    cdef floating *flat = <floating *> job.bias_z       # 1 with its gates side by side, (4H,)
+    cdef floating *z = <floating *> job.chunk_z
+    cdef const floating *x
+    cdef const floating *h_prev
+    cdef floating *h
+    cdef Py_ssize_t r, s, p
+    for s in range(schedule.steps):
+        for r in range(schedule.active[s]):
+            x = <const floating *> at(&job.x, time_of(schedule, r, s), schedule.order[r])
+            h_prev = <const floating *> job.hidden[s % 2] + r * P * V
+            h = <floating *> job.hidden[(s + 1) % 2] + r * P * V
+            memcpy(flat, job.bias, 4 * H * sizeof(floating))
+            if floating is float:
+                accumulate_f32(x, W_x, I, 4 * H, flat)
+                accumulate_f32(h_prev, W_h, H, 4 * H, flat)
+            else:
+                accumulate_f64(x, W_x, I, 4 * H, flat)
+                accumulate_f64(h_prev, W_h, H, 4 * H, flat)
+            pack_row(flat, H, 0, P, 4 * V, z + r * P * 4 * V)
+            for p in range(P):
+                forward_units(z + (r * P + p) * 4 * V, <floating *> job.cell + (r * P + p) * V, h + p * V)
+        scatter_step(job, share, s, P, z)
+
+
 cdef void scatter_step(Forward *job, Share share, Py_ssize_t s, Py_ssize_t P, const floating *z) noexcept nogil:
     """Copy what a step has computed to the caller's arrays: the rows and units of one thread."""
     cdef const Schedule *schedule = &job.schedule
@@ -440,7 +510,8 @@ cdef void scatter_step(Forward *job, Share share, Py_ssize_t s, Py_ssize_t P, co
     while r < schedule.active[s]:
         for q in range(r, min(r + tile_rows(4), schedule.active[s])):
             b, t = schedule.order[q], time_of(schedule, q, s)
-            memcpy(<floating *> at(&job.y, t, b) + u, h + q * P * V, size)
+            if job.y.start != NULL:
+                memcpy(<floating *> at(&job.y, t, b) + u, h + q * P * V, size)
             if job.gates.start != NULL:
                 unpack_row(z + q * P * 4 * V, H, share.panel, share.panel_end, <floating *> at(&job.gates, t, b))
                 memcpy(<floating *> at(&job.c, t, b) + u, c + q * P * V, size)
@@ -515,7 +586,7 @@ def backward(
     workspace.failed = False
     job.team.cancelled = False
     with nogil:
-        job.schedule = plan(lengths, reverse, I, H, &workspace)
+        job.schedule = plan(&lengths[0] if B > 0 else NULL, B, reverse, I, H, &workspace)
         job.I, job.H = I, H
         job.dy, job.x, job.y, job.gates, job.c = sequence(dy), sequence(x), sequence(y), sequence(gates), sequence(c)
         job.dx = sequence(dx)
@@ -704,64 +775,6 @@ cdef void carry_back(Backward *job, Share share, Py_ssize_t s, const floating *d
         r += share.row_stride
     multiply(dz, job.schedule.active[s], 4 * Hp, 1, <const floating *> job.panels_h + share.panel * V * 4 * Hp, count, 4 * Hp,
              dh, Hp, share.row, share.row_stride)
-
-
-# ------------------------------------------------------------------------------------------------------------ one step
-
-def step(
-    const floating[:, ::1] x not None,              # IN   (B, I)
-    const floating[:, ::1] W_x not None,            # IN   (I, 4H)
-    const floating[:, ::1] W_h not None,            # IN   (H, 4H)
-    const floating[::1] bias not None,              # IN   (4H,)
-    const floating[:, ::1] h_prev not None,         # IN   (B, H)
-    const floating[:, ::1] c_prev not None,         # IN   (B, H)
-    floating[:, ::1] h not None,                    # OUT  (B, H)
-    floating[:, ::1] c not None,                    # OUT  (B, H)
-):
-    """Run one layer over one time step, reading the weights as they lie; see `clstm.reference.step`."""
-    cdef Py_ssize_t B = x.shape[0], I = x.shape[1], H = W_h.shape[0]
-    cdef fp_state caller
-    cdef Workspace workspace
-    workspace.count = 0
-    workspace.failed = False
-    with nogil:
-        caller = flush_denormals()
-        if B > 0:
-            step_rows(x, W_x, W_h, bias, h_prev, c_prev, h, c, B, I, H, &workspace)
-        restore_denormals(caller)
-    release(&workspace, False)
-
-
-cdef void step_rows(
-    const floating[:, ::1] x, const floating[:, ::1] W_x, const floating[:, ::1] W_h, const floating[::1] bias,
-    const floating[:, ::1] h_prev, const floating[:, ::1] c_prev, floating[:, ::1] h, floating[:, ::1] c,
-    Py_ssize_t B, Py_ssize_t I, Py_ssize_t H, Workspace *workspace,
-) noexcept nogil:
-    cdef Py_ssize_t V = lanes(&bias[0])
-    cdef floating *z = <floating *> take(workspace, 4 * H * sizeof(floating))
-    cdef floating *units = <floating *> take(workspace, 6 * V * sizeof(floating))       # i f g o c h of V units
-    cdef Py_ssize_t b, j, g, n
-    if workspace.failed:
-        return
-    memset(units, 0, 6 * V * sizeof(floating))
-    for b in range(B):
-        memcpy(z, &bias[0], 4 * H * sizeof(floating))
-        if floating is float:
-            accumulate_f32(&x[b, 0], &W_x[0, 0], I, 4 * H, z)
-            accumulate_f32(&h_prev[b, 0], &W_h[0, 0], H, 4 * H, z)
-        else:
-            accumulate_f64(&x[b, 0], &W_x[0, 0], I, 4 * H, z)
-            accumulate_f64(&h_prev[b, 0], &W_h[0, 0], H, 4 * H, z)
-        j = 0
-        while j < H:
-            n = min(V, H - j)
-            for g in range(4):
-                copy_lanes(units + g * V, z + g * H + j, n)
-            copy_lanes(units + 4 * V, &c_prev[b, j], n)
-            forward_units(units, units + 4 * V, units + 5 * V)
-            copy_lanes(&c[b, j], units + 4 * V, n)
-            copy_lanes(&h[b, j], units + 5 * V, n)
-            j += V
 
 
 # -------------------------------------------------------------------------------------------- the activations, for the tests

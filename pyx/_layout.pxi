@@ -126,21 +126,22 @@ cdef struct Schedule:
     bint reverse
 
 
-cdef Schedule plan(const Py_ssize_t[::1] lengths, bint reverse, Py_ssize_t I, Py_ssize_t H,
+cdef Schedule plan(const Py_ssize_t *lengths, Py_ssize_t B, bint reverse, Py_ssize_t I, Py_ssize_t H,
                    Workspace *workspace) noexcept nogil:
-    """Order the rows by a counting sort.  Nothing is written if memory ran out."""
+    """Order the rows by a counting sort; without lengths each has one step.  Nothing is written if memory ran out."""
     cdef Schedule schedule
-    cdef Py_ssize_t b, s, place
+    cdef Py_ssize_t b, s, place, length
     cdef Py_ssize_t *starts
-    schedule.B = lengths.shape[0]
+    schedule.B = B
     schedule.reverse = reverse
     schedule.steps = 0
     schedule.total = 0
     # Fewer rows a chunk where each costs much: a call notices signals after at most one chunk.
     schedule.chunk_rows = max(CHUNK_ROWS // 8, min(CHUNK_ROWS, <Py_ssize_t> (2e8 / (<double> H * (I + H)))))
     for b in range(schedule.B):
-        schedule.steps = max(schedule.steps, lengths[b])
-        schedule.total += lengths[b]
+        length = lengths[b] if lengths != NULL else 1
+        schedule.steps = max(schedule.steps, length)
+        schedule.total += length
     schedule.length = <Py_ssize_t *> take(workspace, schedule.B * sizeof(Py_ssize_t))
     schedule.order = <Py_ssize_t *> take(workspace, schedule.B * sizeof(Py_ssize_t))
     schedule.active = <Py_ssize_t *> take(workspace, (schedule.steps + 1) * sizeof(Py_ssize_t))
@@ -149,16 +150,18 @@ cdef Schedule plan(const Py_ssize_t[::1] lengths, bint reverse, Py_ssize_t I, Py
         return schedule
     memset(schedule.active, 0, (schedule.steps + 1) * sizeof(Py_ssize_t))
     for b in range(schedule.B):
-        if lengths[b] > 0:
-            schedule.active[lengths[b] - 1] += 1
+        length = lengths[b] if lengths != NULL else 1
+        if length > 0:
+            schedule.active[length - 1] += 1
     for s in range(schedule.steps - 1, -1, -1):     # rows longer than s: those that end with step s or later
         schedule.active[s] += schedule.active[s + 1]
     memcpy(starts, schedule.active, (schedule.steps + 1) * sizeof(Py_ssize_t))
-    for b in range(schedule.B):                     # all rows longer than lengths[b] come before b
-        place = starts[lengths[b]]
-        starts[lengths[b]] += 1
+    for b in range(schedule.B):                     # all longer rows come before b
+        length = lengths[b] if lengths != NULL else 1
+        place = starts[length]
+        starts[length] += 1
         schedule.order[place] = b
-        schedule.length[place] = lengths[b]
+        schedule.length[place] = length
     return schedule
 
 
