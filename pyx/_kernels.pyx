@@ -39,11 +39,13 @@ cdef extern from "simd.h" nogil:
                                    double *sums, Py_ssize_t sums_row)
     void accumulate_f32 "clstm_accumulate_f32"(const float *a, const float *rows, Py_ssize_t depth, Py_ssize_t n, float *z)
     void accumulate_f64 "clstm_accumulate_f64"(const double *a, const double *rows, Py_ssize_t depth, Py_ssize_t n, double *z)
-    void *clstm_alloc(size_t size)
-    bint clstm_free(void *block)
     ctypedef int fp_state "clstm_fp_state"
     fp_state flush_denormals "clstm_flush"()
     void restore_denormals "clstm_restore"(fp_state state)
+
+cdef extern from "memory.h" nogil:
+    void *clstm_alloc(size_t size)
+    bint clstm_free(void *block)
 
 cdef extern from "team.h" nogil:
     ctypedef void (*work_function "clstm_work")(void *job, int thread) noexcept
@@ -173,21 +175,26 @@ cdef inline void backward_units(const floating *gates, const floating *c, const 
 
 # ------------------------------------------------------------------------------------------------------- the products
 
-cdef void multiply(const floating *a, Py_ssize_t rows, Py_ssize_t a_row, Py_ssize_t a_step, const floating *panels,
+cdef void multiply(const floating *a, Py_ssize_t rows, Py_ssize_t a_row, const floating *panels,
                    Py_ssize_t vectors, Py_ssize_t depth, floating *sums, Py_ssize_t sums_row,
                    Py_ssize_t first=0, Py_ssize_t stride=0) noexcept nogil:
     """sums[r, v] += sum over k of a[r, k] * panels[k, v], k in order.
 
-    a       IN      (rows, depth), element (r, k) at a[r * a_row + k * a_step]
+    a       IN      (rows, depth): rows a_row apart, or with a_row = 0 tiles of TILE rows, each (depth, TILE)
     panels  IN      `vectors` columns of vectors in panels of four (the last may be narrower), each (depth, width)
     sums    IN/OUT  (rows, vectors), rows sums_row apart
     first, stride   with a stride only the tiles of TILE rows that begin at first, first + stride, ...
     """
     cdef Py_ssize_t V = lanes(a)
+    cdef bint tiled = a_row == 0
+    cdef Py_ssize_t a_tile = depth if tiled else a_row      # from the first row of a tile to that of the next, a row
+    cdef Py_ssize_t a_step = tile_rows(4) if tiled else 1   # from k to k + 1
     cdef Py_ssize_t v = 0, r, k, width, height, block, step
+    if tiled:
+        a_row = 1
     while v < vectors:
         width = 8 if rows == 1 and vectors - v >= 8 else min(4, vectors - v)
-        height = 1 if width == 8 else tile_rows(4 if stride else width)
+        height = 1 if width == 8 else tile_rows(4 if stride or tiled else width)
         step = stride if stride else height
         block = BLOCK_DEPTH if rows > step else depth
         k = 0
@@ -196,11 +203,11 @@ cdef void multiply(const floating *a, Py_ssize_t rows, Py_ssize_t a_row, Py_ssiz
             r = first
             while r < rows:
                 if floating is float:
-                    tile_f32(min(height, rows - r), width, a + r * a_row + k * a_step, a_row, a_step,
+                    tile_f32(min(height, rows - r), width, a + r * a_tile + k * a_step, a_row, a_step,
                              panels + (v * depth + k * min(width, 4)) * V, 4 * V * depth, block,
                              sums + r * sums_row + v * V, sums_row)
                 else:
-                    tile_f64(min(height, rows - r), width, a + r * a_row + k * a_step, a_row, a_step,
+                    tile_f64(min(height, rows - r), width, a + r * a_tile + k * a_step, a_row, a_step,
                              panels + (v * depth + k * min(width, 4)) * V, 4 * V * depth, block,
                              sums + r * sums_row + v * V, sums_row)
                 r += step
@@ -230,7 +237,7 @@ cdef void recur(const floating *a, Py_ssize_t a_row, const floating *panels, Py_
     for n in range(groups):
         first = share.panel + group * (groups - 1 - n if descending else n)
         count = min(group, share.panel_end - first)
-        multiply(a, rows, a_row, 1, panels + first * depth * 4 * V, 4 * count, depth,
+        multiply(a, rows, a_row, panels + first * depth * 4 * V, 4 * count, depth,
                  z + first * 4 * V, P * 4 * V, share.row, share.row_stride)
         r = share.row
         while r < rows:
@@ -445,7 +452,7 @@ cdef void forward_part(Forward *job, int thread, const floating *like) noexcept 
                 memcpy(chunk_x + (n + r) * I, at(&job.x, time_of(schedule, r, s), schedule.order[r]), I * sizeof(floating))
                 memcpy(chunk_z + (n + r) * 4 * Hp, job.bias_z, 4 * Hp * sizeof(floating))
             n += schedule.active[s]
-        multiply(chunk_x + row * I, row_end - row, I, 1, <const floating *> job.panels_x, 4 * P, I,
+        multiply(chunk_x + row * I, row_end - row, I, <const floating *> job.panels_x, 4 * P, I,
                  chunk_z + row * 4 * Hp, 4 * Hp)
         if not barrier(team, thread):
             return
@@ -539,7 +546,7 @@ cdef struct Backward:
     void *dbias
     void *panels_x                  # W_x transposed, (4Hp, I) in panels
     void *panels_h                  # W_h transposed, (4Hp, H) in panels
-    void *chunk_a                   # (rows, I + H + 1): [x; h_prev; 1], so that the bias is one more weight
+    void *chunk_a                   # [x; h_prev; 1], so that the bias is one more weight: (I + H + 1, rows) in tiles
     void *chunk_dz                  # (rows, P, 4, V)
     void *panels_dz                 # the same as (P, rows, 4, V)
     void *chunk_dx                  # (rows, Ip)
@@ -598,7 +605,7 @@ def backward(
         threads = threads_for(&job.schedule, I, H, P, &job.by_units)
         job.panels_x = take(&workspace, Ip * 4 * Hp * sizeof(floating))
         job.panels_h = take(&workspace, Hp * 4 * Hp * sizeof(floating))
-        job.chunk_a = take(&workspace, most * K * sizeof(floating))
+        job.chunk_a = take(&workspace, most * (K + tile_rows(4)) * sizeof(floating))
         job.chunk_dz = take(&workspace, most * 4 * Hp * sizeof(floating))
         job.panels_dz = take(&workspace, most * 4 * Hp * sizeof(floating))
         job.chunk_dx = take(&workspace, most * Ip * sizeof(floating))
@@ -670,7 +677,7 @@ cdef void backward_part(Backward *job, int thread, const floating *like) noexcep
         start = job.ends[chunks - 1] if chunks else 0
         chunk_end(schedule, start, &rows)
         row, row_end = rows * thread // team.size, rows * (thread + 1) // team.size
-        gather_operands(job, start, job.ends[chunks], row, row_end, like)
+        gather_operands(job, start, job.ends[chunks], row, row_end, rows, like)
 
         # 4' to 2', and the carry to the step before.
         n = rows
@@ -689,11 +696,11 @@ cdef void backward_part(Backward *job, int thread, const floating *like) noexcep
         # 1': the sums over all rows of the chunk are products.  Each thread has some columns of dW, and some rows of dx.
         size = team.size
         k = P * thread // size
-        multiply(<const floating *> job.chunk_a, K, 1, K, <const floating *> job.panels_dz + k * rows * 4 * V,
+        multiply(<const floating *> job.chunk_a, K, 0, <const floating *> job.panels_dz + k * rows * 4 * V,
                  4 * (P * (thread + 1) // size - k), rows, dW + k * 4 * V, 4 * Hp)
         row, row_end = rows * thread // size, rows * (thread + 1) // size
         memset(chunk_dx + row * Ip, 0, (row_end - row) * Ip * sizeof(floating))
-        multiply(chunk_dz + row * 4 * Hp, row_end - row, 4 * Hp, 1, <const floating *> job.panels_x, Ip // V, 4 * Hp,
+        multiply(chunk_dz + row * 4 * Hp, row_end - row, 4 * Hp, <const floating *> job.panels_x, Ip // V, 4 * Hp,
                  chunk_dx + row * Ip, Ip)
         n = 0
         for s in range(start, job.ends[chunks]):
@@ -709,21 +716,21 @@ cdef void backward_part(Backward *job, int thread, const floating *like) noexcep
                    <floating *> job.dW_h + (k - I) * 4 * H if k < I + H else <floating *> job.dbias)
 
 
-cdef void gather_operands(Backward *job, Py_ssize_t start, Py_ssize_t end, Py_ssize_t row, Py_ssize_t row_end,
+cdef void gather_operands(Backward *job, Py_ssize_t start, Py_ssize_t end, Py_ssize_t row, Py_ssize_t row_end, Py_ssize_t rows,
                           const floating *like) noexcept nogil:
     """Rows row .. row_end of [x; h_prev; 1], what the weights were multiplied with, for the steps start .. end."""
     cdef const Schedule *schedule = &job.schedule
     cdef Py_ssize_t I = job.I, H = job.H, n = 0, r, s, b
-    cdef const char *h_prev
-    cdef floating *to
+    cdef const floating *h_prev
+    cdef floating one = 1
     for s in range(start, end):
         for r in range(max(0, row - n), min(schedule.active[s], row_end - n)):
             b = schedule.order[r]
-            h_prev = at(&job.y, time_of(schedule, r, s - 1), b) if s else <char *> job.h_0 + b * H * sizeof(floating)
-            to = <floating *> job.chunk_a + (n + r) * (I + H + 1)
-            memcpy(to, at(&job.x, time_of(schedule, r, s), b), I * sizeof(floating))
-            memcpy(to + I, h_prev, H * sizeof(floating))
-            to[I + H] = 1
+            h_prev = <const floating *> (at(&job.y, time_of(schedule, r, s - 1), b) if s
+                                         else <char *> job.h_0 + b * H * sizeof(floating))
+            into_tiles(<const floating *> at(&job.x, time_of(schedule, r, s), b), I, 0, n + r, rows, <floating *> job.chunk_a)
+            into_tiles(h_prev, H, I, n + r, rows, <floating *> job.chunk_a)
+            into_tiles(&one, 1, I + H, n + r, rows, <floating *> job.chunk_a)
         n += schedule.active[s]
 
 
@@ -773,7 +780,7 @@ cdef void carry_back(Backward *job, Share share, Py_ssize_t s, const floating *d
         for q in range(r, min(r + tile_rows(4), job.schedule.active[s])):
             memset(dh + q * Hp, 0, count * V * sizeof(floating))
         r += share.row_stride
-    multiply(dz, job.schedule.active[s], 4 * Hp, 1, <const floating *> job.panels_h + share.panel * V * 4 * Hp, count, 4 * Hp,
+    multiply(dz, job.schedule.active[s], 4 * Hp, <const floating *> job.panels_h + share.panel * V * 4 * Hp, count, 4 * Hp,
              dh, Hp, share.row, share.row_stride)
 
 

@@ -64,6 +64,20 @@ cdef void pack_transposed(const floating *W, Py_ssize_t rows, Py_ssize_t H, Py_s
             first += 4 * V
 
 
+cdef inline void into_tiles(const floating *source, Py_ssize_t count, Py_ssize_t r, Py_ssize_t k, Py_ssize_t depth,
+                            floating *tiles) noexcept nogil:
+    """Numbers that are column k of rows r, r + 1, ... of an operand in tiles of TILE rows, each (depth, TILE)."""
+    cdef Py_ssize_t R = tile_rows(4), n
+    cdef floating *to = tiles + (r - r % R) * depth + k * R
+    r = r % R
+    for n in range(count):
+        to[r] = source[n]
+        r += 1
+        if r == R:
+            r = 0
+            to += depth * R
+
+
 cdef struct Workspace:
     void *blocks[24]
     Py_ssize_t count

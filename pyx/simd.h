@@ -12,8 +12,6 @@
 
 #include <math.h>
 #include <stddef.h>
-#include <stdlib.h>
-#include <string.h>
 
 #if defined(__GNUC__)
 #define CLSTM_INLINE static inline __attribute__((always_inline, unused))
@@ -84,49 +82,6 @@ CLSTM_INLINE ptrdiff_t clstm_tile_rows(ptrdiff_t width)
 {
     ptrdiff_t rows = CLSTM_SUMS / width;
     return rows < CLSTM_TILE_ROWS ? rows : CLSTM_TILE_ROWS;
-}
-
-/* Memory aligned for vectors and cache lines.  A debug build fills it with NaN, so that a read before the write shows, and
- * writes a pattern behind it, which clstm_free compares. */
-#if defined(CLSTM_DEBUG)
-#define CLSTM_GUARD 64
-#else
-#define CLSTM_GUARD 0
-#endif
-
-static void *clstm_alloc(size_t bytes)
-{
-    unsigned char *block;
-    size_t whole = (bytes + 63) / 64 * 64; /* [64 bytes of book-keeping][whole][guard] */
-    void *base = malloc(whole + 128 + CLSTM_GUARD);
-    if (!base)
-        return NULL;
-    block = (unsigned char *)(((size_t)base + 127) / 64 * 64);
-    memcpy(block - sizeof(void *), &base, sizeof(void *));
-#if defined(CLSTM_DEBUG)
-    memcpy(block - 2 * sizeof(void *), &whole, sizeof(whole));
-    memset(block, 0xff, whole);
-    memset(block + whole, 0xa5, CLSTM_GUARD);
-#endif
-    return block;
-}
-
-/* Returns 0 when something was written behind the block. */
-static int clstm_free(void *block)
-{
-    int intact = 1;
-    void *base;
-    if (!block)
-        return 1;
-    memcpy(&base, (unsigned char *)block - sizeof(void *), sizeof(void *));
-#if defined(CLSTM_DEBUG)
-    size_t whole;
-    memcpy(&whole, (unsigned char *)block - 2 * sizeof(void *), sizeof(whole));
-    for (size_t n = 0; n < CLSTM_GUARD; n++)
-        intact &= ((unsigned char *)block)[whole + n] == 0xa5;
-#endif
-    free(base);
-    return intact;
 }
 
 /* tanh(2 y) = 2 w q / (q^2 + w^2) with w / q = tanh(y): rounding errors of w and q cancel where |tanh| is near 1, and one

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Self
 
@@ -69,12 +69,33 @@ class _Layer(NamedTuple):
 class _Tape(NamedTuple):
     """Everything `LSTM.backward` needs of the last `LSTM.forward`."""
 
+    arrays: list[Array]  # all that may be used again when this tape is dropped
     layers: list[_Layer]
     masks: list[Array | None]  # what each layer's input was multiplied by
     h_0: Array
     c_0: Array
     lengths: NDArray[np.intp]
     batched: bool
+
+
+class _ArrayPool:
+    """The arrays of a tape that is no longer needed, for the next one: fresh memory costs a page fault every 4 KB."""
+
+    MOST_BYTES = 256 << 20
+
+    def __init__(self) -> None:
+        self._arrays: list[Array] = []
+
+    def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+        """Return an array with any content, like np.empty."""
+        for n, array in enumerate(self._arrays):
+            if array.shape == shape and array.dtype == dtype:
+                return self._arrays.pop(n)
+        return np.empty(shape, dtype)
+
+    def replace(self, arrays: list[Array]) -> None:
+        """Drop what is left and take these."""
+        self._arrays = arrays if sum(array.nbytes for array in arrays) <= self.MOST_BYTES else []
 
 
 @dataclass(frozen=True)
@@ -139,7 +160,8 @@ class LSTM:
     Notes
     -----
     The equations, forward and backward, are in `clstm.reference`.  Calling the object and `step` change nothing in it, so any
-    number of threads may do so at once; `forward` and `backward` keep a tape and belong to one thread at a time.
+    number of threads may do so at once; `forward` and `backward` keep a tape and belong to one thread at a time.  The memory of
+    the tape before is kept for the next one, up to 256 MB.
 
     Examples
     --------
@@ -250,6 +272,8 @@ class LSTM:
         self.flat_params = flat_params
         self.flat_grads = np.zeros_like(flat_params) if flat_grads is None else flat_grads
         self._tape: _Tape | None = None
+        self._pool = _ArrayPool()
+        self._fresh: Array | None = None  # where a backward pass computes gradients, until all are there
         self._cells, self.params = self._views(self.flat_params)
         _, self.grads = self._views(self.flat_grads)
         self._functions = _dispatch.backend(self.backend, self.dtype)
@@ -359,7 +383,7 @@ class LSTM:
 
     def __getstate__(self) -> dict[str, Any]:
         """Everything but the views, which `__setstate__` makes anew, and the tape."""
-        derived = ("_cells", "params", "grads", "_functions", "_tape")
+        derived = ("_cells", "params", "grads", "_functions", "_tape", "_pool", "_fresh")
         return {name: value for name, value in self.__dict__.items() if name not in derived}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -372,9 +396,9 @@ class LSTM:
 
     # -------------------------------------------------------------------------------------------------- arguments
 
-    def _sequence(self, name: str, value: ArrayLike, features: int, *, copy: bool = False) -> tuple[Array, bool]:
+    def _sequence(self, name: str, value: ArrayLike, features: int) -> tuple[Array, bool]:
         """Return a sequence argument as (T, B, features), and whether it came with a batch axis."""
-        given = _check.array(name, value, self.dtype, copy=copy)
+        given = _check.array(name, value, self.dtype)
         if given.ndim == 2:
             _check.shape(name, given, ("T", features))
             return given[:, None], False
@@ -435,7 +459,7 @@ class LSTM:
         x_, batched = self._sequence("x", x, self.input_size)
         T, B, _ = x_.shape
         h_0, c_0 = self._state("state (h_0, c_0)", state, B, batched)
-        y, h_n, c_n, _ = self._run(x_, h_0, c_0, _check.lengths(lengths, T, B), masks=None)
+        y, h_n, c_n, _ = self._run(x_, h_0, c_0, _check.lengths(lengths, T, B))
         return self._public(y, batched), _unbatch(h_n, c_n, batched)
 
     def forward(self, x: ArrayLike, state: StateLike | None = None, lengths: ArrayLike | None = None) -> tuple[Array, State]:
@@ -444,14 +468,24 @@ class LSTM:
         Parameters, returns and errors are those of calling the object.  The tape holds copies: changing `x` or `y` in place
         afterwards does not disturb `backward`, changing the parameters does.
         """
-        x_, batched = self._sequence("x", x, self.input_size, copy=True)
+        x_, batched = self._sequence("x", x, self.input_size)
         T, B, _ = x_.shape
         h_0, c_0 = self._state("state (h_0, c_0)", state, B, batched, copy=True)
         lengths_ = _check.lengths(lengths, T, B).copy()
         masks = [self._dropout_mask(T, B) if k else None for k in range(self.num_layers)]
-        y, h_n, c_n, layers = self._run(x_, h_0, c_0, lengths_, masks)
-        self._tape = _Tape(layers, masks, h_0, c_0, lengths_, batched)
-        return np.array(self._public(y, batched), order="C"), _unbatch(h_n, c_n, batched)
+        arrays: list[Array] = []
+
+        def empty(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+            arrays.append(self._pool.empty(shape, dtype))
+            return arrays[-1]
+
+        own_x = empty(x_.shape, self.dtype)
+        own_x[...] = x_
+        y, h_n, c_n, layers = self._run(own_x, h_0, c_0, lengths_, masks, empty)
+        result = np.array(self._public(y, batched), order="C")
+        self._pool.replace(self._tape.arrays if self._tape else [])
+        self._tape = _Tape(arrays, layers, masks, h_0, c_0, lengths_, batched)
+        return result, _unbatch(h_n, c_n, batched)
 
     def _dropout_mask(self, T: int, B: int) -> Array | None:
         """Draw 0 with probability `dropout`, else what keeps the mean."""
@@ -467,9 +501,10 @@ class LSTM:
         h_0: Array,
         c_0: Array,
         lengths: NDArray[np.intp],
-        masks: list[Array | None] | None,
+        masks: Sequence[Array | None] = (),
+        tape_array: Callable[[tuple[int, ...], np.dtype[Any]], Array] | None = None,
     ) -> tuple[Array, Array, Array, list[_Layer]]:
-        """Run all layers over x (T, B, I); with `masks` the last result is their tape."""
+        """Run all layers over x (T, B, I); given what makes the arrays of a tape, the last result is the tape."""
         T, B, _ = x.shape
         H, D = self.hidden_size, self.num_directions
         h_n, c_n = np.empty_like(h_0), np.empty_like(c_0)
@@ -477,17 +512,16 @@ class LSTM:
         for k in range(self.num_layers):
             mask = masks[k] if masks else None
             x_k = below if mask is None else below * mask
-            y = np.empty((T, B, D * H), self.dtype)
-            tapes = []
+            y = (tape_array or np.empty)((T, B, D * H), self.dtype)
+            directions = []
             for d in range(D):
                 n = k * D + d
-                # Zeros, so that padding in a trace is 0; the pages cost nothing until they are touched.
-                gates, c = (np.zeros((T, B, 4 * H), self.dtype), np.zeros((T, B, H), self.dtype)) if masks else (None, None)
-                y_d = y[:, :, d * H : (d + 1) * H]
+                y_d, gates, c = y[:, :, d * H : (d + 1) * H], None, None
+                if tape_array:
+                    gates, c = tape_array((T, B, 4 * H), self.dtype), tape_array((T, B, H), self.dtype)
+                    directions.append(_Direction(y_d, gates, c))
                 self._functions.forward(x_k, *self._cells[n], h_0[n], c_0[n], lengths, d == 1, y_d, gates, c, h_n[n], c_n[n])
-                if gates is not None and c is not None:
-                    tapes.append(_Direction(y_d, gates, c))
-            layers.append(_Layer(x_k, tapes))
+            layers.append(_Layer(x_k, directions))
             below = y
         return below, h_n, c_n, layers
 
@@ -533,8 +567,9 @@ class LSTM:
             d_above = self._sequence("dy", d_above, D * H)[0]
         dh_n, dc_n = self._state("dstate (dh_n, dc_n)", dstate, B, tape.batched)
 
-        fresh = np.empty_like(self.flat_grads)
-        cells, _ = self._views(fresh)
+        if self._fresh is None:
+            self._fresh = np.empty_like(self.flat_grads)
+        cells, _ = self._views(self._fresh)
         dh_0, dc_0 = np.empty_like(dh_n), np.empty_like(dc_n)
         for k in reversed(range(self.num_layers)):
             x_k, directions = tape.layers[k]
@@ -555,9 +590,9 @@ class LSTM:
             d_above = dx_k if mask is None else dx_k * mask
 
         if accumulate:
-            self.flat_grads += fresh
+            self.flat_grads += self._fresh
         else:
-            self.flat_grads[...] = fresh
+            self.flat_grads[...] = self._fresh
         return np.ascontiguousarray(self._public(d_above, tape.batched)), _unbatch(dh_0, dc_0, tape.batched)
 
     def step(self, x_t: ArrayLike, state: StateLike | None = None) -> tuple[Array, State]:
@@ -629,8 +664,7 @@ class LSTM:
         x_, batched = self._sequence("x", x, self.input_size)
         T, B, _ = x_.shape
         h_0, c_0 = self._state("state (h_0, c_0)", state, B, batched)
-        no_masks: list[Array | None] = [None] * self.num_layers
-        layers = self._run(x_, h_0, c_0, _check.lengths(lengths, T, B), no_masks)[3]
+        layers = self._run(x_, h_0, c_0, _check.lengths(lengths, T, B), tape_array=np.zeros)[3]
         tapes = [direction for layer in layers for direction in layer.directions]
         gates = np.stack([tape.gates for tape in tapes])
         parts = [*np.split(gates, 4, axis=-1), np.stack([tape.c for tape in tapes]), np.stack([tape.y for tape in tapes])]
