@@ -114,6 +114,8 @@ def generator(value: Any) -> np.random.Generator:
 
 def array(name: str, value: Any, dtype: np.dtype[Any], *, copy: bool = False) -> Array:
     """Convert to an aligned array of the layer's dtype with contiguous rows; complex, object and text are refused."""
+    if type(value) is np.ndarray and value.dtype == dtype and value.flags.carray and not copy:
+        return value
     given = _as_array(name, value, "numbers")
     if given.dtype.kind not in "fiub":
         raise TypeError(f"{name}: expected real numbers, got dtype {given.dtype}")
@@ -138,12 +140,14 @@ def _as_array(name: str, value: Any, what: str) -> Array:
 
 def shape(name: str, value: Array, expected: tuple[int | str, ...]) -> None:
     """Compare a shape; a string in `expected` stands for any size and is shown in the message."""
-    fits = value.ndim == len(expected) and all(
-        isinstance(want, str) or want == got for want, got in zip(expected, value.shape, strict=True)
-    )
-    if not fits:
-        inner = ", ".join(map(str, expected)) + ("," if len(expected) == 1 else "")
-        raise ValueError(f"{name}: expected shape ({inner}), got {value.shape}")
+    if len(value.shape) == len(expected):
+        for want, got in zip(expected, value.shape, strict=True):
+            if want != got and not isinstance(want, str):
+                break
+        else:
+            return
+    inner = ", ".join(map(str, expected)) + ("," if len(expected) == 1 else "")
+    raise ValueError(f"{name}: expected shape ({inner}), got {value.shape}")
 
 
 def shaped(name: str, value: Any, dtype: np.dtype[Any], expected: tuple[int | str, ...]) -> Array:
