@@ -24,6 +24,8 @@ cdef extern from "simd.h" nogil:
         LANES_F64 "clstm_LANES_f64"
     vec_f32 broadcast_f32 "clstm_broadcast_f32"(float x)
     vec_f64 broadcast_f64 "clstm_broadcast_f64"(double x)
+    vec_f32 load_f32 "clstm_load_f32"(const float *start)
+    vec_f64 load_f64 "clstm_load_f64"(const double *start)
     vec_f32 madd_f32 "clstm_madd_f32"(vec_f32 a, vec_f32 b, vec_f32 c)
     vec_f64 madd_f64 "clstm_madd_f64"(vec_f64 a, vec_f64 b, vec_f64 c)
     vec_f32 tanh_f32 "clstm_tanh_f32"(vec_f32 x)
@@ -33,10 +35,10 @@ cdef extern from "simd.h" nogil:
     Py_ssize_t tile_rows "clstm_tile_rows"(Py_ssize_t width)
     void tile_f32 "clstm_tile_f32"(Py_ssize_t rows, Py_ssize_t width, const float *a, Py_ssize_t a_row, Py_ssize_t a_step,
                                    const float *panel, Py_ssize_t next_panel, Py_ssize_t depth,
-                                   float *sums, Py_ssize_t sums_row)
+                                   const float *start, Py_ssize_t start_row, float *sums, Py_ssize_t sums_row)
     void tile_f64 "clstm_tile_f64"(Py_ssize_t rows, Py_ssize_t width, const double *a, Py_ssize_t a_row, Py_ssize_t a_step,
                                    const double *panel, Py_ssize_t next_panel, Py_ssize_t depth,
-                                   double *sums, Py_ssize_t sums_row)
+                                   const double *start, Py_ssize_t start_row, double *sums, Py_ssize_t sums_row)
     void accumulate_f32 "clstm_accumulate_f32"(const float *a, const float *rows, Py_ssize_t depth, Py_ssize_t n, float *z)
     void accumulate_f64 "clstm_accumulate_f64"(const double *a, const double *rows, Py_ssize_t depth, Py_ssize_t n, double *z)
     ctypedef int fp_state "clstm_fp_state"
@@ -79,7 +81,7 @@ cdef enum:
     # enough to stay in the caches.
     CHUNK_ROWS = 192
     # Depth of a product that is walked at once where many rows share a panel: the part of the panel stays in the L1 cache.
-    BLOCK_DEPTH = 128
+    BLOCK_DEPTH = 256
     # Rows from which on packing the weights pays.
     PACK_ROWS = 4
 
@@ -138,19 +140,14 @@ cdef inline void cell_forward(vec *z, vec *c, vec *h) noexcept nogil:
     h[0] = o * vec_tanh(c_t)
 
 
-cdef inline void cell_backward(const vec *gates, const vec *c, const vec *c_prev, const vec *dh,
-                               vec *dc_carry, vec *dz) noexcept nogil:
+cdef inline void cell_backward(vec i, vec f, vec g, vec o, vec c, vec c_prev, vec dh, vec *dc_carry, vec *dz) noexcept nogil:
     """Steps 4' to 2': dc_carry (IN dc_next * f_next, OUT dc * f), dz (OUT)."""
-    cdef vec i = gates[0]
-    cdef vec f = gates[1]
-    cdef vec g = gates[2]
-    cdef vec o = gates[3]
     cdef vec one = constant(1.0, i)
-    cdef vec tanh_c = vec_tanh(c[0])
-    cdef vec do = dh[0] * tanh_c
-    cdef vec dc = madd(dh[0] * o, one - tanh_c * tanh_c, dc_carry[0])
+    cdef vec tanh_c = vec_tanh(c)
+    cdef vec do = dh * tanh_c
+    cdef vec dc = madd(dh * o, one - tanh_c * tanh_c, dc_carry[0])
     dz[0] = (dc * g) * (i * (one - i))
-    dz[1] = (dc * c_prev[0]) * (f * (one - f))
+    dz[1] = (dc * c_prev) * (f * (one - f))
     dz[2] = (dc * i) * (one - g * g)
     dz[3] = do * (o * (one - o))
     dc_carry[0] = dc * f
@@ -163,26 +160,28 @@ cdef inline void forward_units(floating *z, floating *c, floating *h) noexcept n
         cell_forward(<vec_f64 *> z, <vec_f64 *> c, <vec_f64 *> h)
 
 
-cdef inline void backward_units(const floating *gates, const floating *c, const floating *c_prev, const floating *dh,
-                                floating *dc_carry, floating *dz) noexcept nogil:
+cdef inline void backward_units(const floating *gates, Py_ssize_t stride, const floating *c, const floating *c_prev,
+                                const floating *dy, const floating *dh, floating *dc_carry, floating *dz) noexcept nogil:
+    """Steps 4' to 2' of V units; the gates are `stride` apart, only dh, dc_carry and dz are aligned."""
     if floating is float:
-        cell_backward(<const vec_f32 *> gates, <const vec_f32 *> c, <const vec_f32 *> c_prev, <const vec_f32 *> dh,
-                      <vec_f32 *> dc_carry, <vec_f32 *> dz)
+        cell_backward(load_f32(gates), load_f32(gates + stride), load_f32(gates + 2 * stride), load_f32(gates + 3 * stride),
+                      load_f32(c), load_f32(c_prev), load_f32(dy) + load_f32(dh), <vec_f32 *> dc_carry, <vec_f32 *> dz)
     else:
-        cell_backward(<const vec_f64 *> gates, <const vec_f64 *> c, <const vec_f64 *> c_prev, <const vec_f64 *> dh,
-                      <vec_f64 *> dc_carry, <vec_f64 *> dz)
+        cell_backward(load_f64(gates), load_f64(gates + stride), load_f64(gates + 2 * stride), load_f64(gates + 3 * stride),
+                      load_f64(c), load_f64(c_prev), load_f64(dy) + load_f64(dh), <vec_f64 *> dc_carry, <vec_f64 *> dz)
 
 
 # ------------------------------------------------------------------------------------------------------- the products
 
 cdef void multiply(const floating *a, Py_ssize_t rows, Py_ssize_t a_row, const floating *panels,
-                   Py_ssize_t vectors, Py_ssize_t depth, floating *sums, Py_ssize_t sums_row,
-                   Py_ssize_t first=0, Py_ssize_t stride=0) noexcept nogil:
-    """sums[r, v] += sum over k of a[r, k] * panels[k, v], k in order.
+                   Py_ssize_t vectors, Py_ssize_t depth, const floating *start, Py_ssize_t start_row,
+                   floating *sums, Py_ssize_t sums_row, Py_ssize_t first=0, Py_ssize_t stride=0) noexcept nogil:
+    """sums[r, v] = start[r, v] + sum over k of a[r, k] * panels[k, v], k in order.
 
     a       IN      (rows, depth): rows a_row apart, or with a_row = 0 tiles of TILE rows, each (depth, TILE)
     panels  IN      `vectors` columns of vectors in panels of four (the last may be narrower), each (depth, width)
-    sums    IN/OUT  (rows, vectors), rows sums_row apart
+    start   IN      (rows, vectors), rows start_row apart, all the same row if that is 0; may be sums
+    sums    OUT     (rows, vectors), rows sums_row apart
     first, stride   with a stride only the tiles of TILE rows that begin at first, first + stride, ...
     """
     cdef Py_ssize_t V = lanes(a)
@@ -190,6 +189,8 @@ cdef void multiply(const floating *a, Py_ssize_t rows, Py_ssize_t a_row, const f
     cdef Py_ssize_t a_tile = depth if tiled else a_row      # from the first row of a tile to that of the next, a row
     cdef Py_ssize_t a_step = tile_rows(4) if tiled else 1   # from k to k + 1
     cdef Py_ssize_t v = 0, r, k, width, height, block, step
+    cdef const floating *first_start = start
+    cdef Py_ssize_t first_start_row = start_row
     if tiled:
         a_row = 1
     while v < vectors:
@@ -205,13 +206,15 @@ cdef void multiply(const floating *a, Py_ssize_t rows, Py_ssize_t a_row, const f
                 if floating is float:
                     tile_f32(min(height, rows - r), width, a + r * a_tile + k * a_step, a_row, a_step,
                              panels + (v * depth + k * min(width, 4)) * V, 4 * V * depth, block,
-                             sums + r * sums_row + v * V, sums_row)
+                             start + r * start_row + v * V, start_row, sums + r * sums_row + v * V, sums_row)
                 else:
                     tile_f64(min(height, rows - r), width, a + r * a_tile + k * a_step, a_row, a_step,
                              panels + (v * depth + k * min(width, 4)) * V, 4 * V * depth, block,
-                             sums + r * sums_row + v * V, sums_row)
+                             start + r * start_row + v * V, start_row, sums + r * sums_row + v * V, sums_row)
                 r += step
             k += block
+            start, start_row = sums, sums_row
+        start, start_row = first_start, first_start_row
         v += width
 
 
@@ -223,12 +226,13 @@ cdef struct Share:
 
 
 cdef void recur(const floating *a, Py_ssize_t a_row, const floating *panels, Py_ssize_t depth, Py_ssize_t rows, Share share,
-                Py_ssize_t P, bint descending, floating *z, floating *c, floating *h) noexcept nogil:
+                Py_ssize_t P, bint descending, const floating *start, Py_ssize_t start_row,
+                floating *z, floating *c, floating *h) noexcept nogil:
     """One forward step of the running rows: the product that completes 1, and 2 to 4 while a panel's part of z is in the cache.
 
     Walking the panels up and down on alternate steps re-uses what the last step left in the cache.
-    a IN (rows, depth), rows a_row apart, h_prev or [x; h_prev]; panels IN (P, depth, 4V); z IN what is there of 1, OUT gates
-    (rows, P, 4, V); c IN/OUT, h OUT (rows, Hp)
+    a IN (rows, depth), rows a_row apart, h_prev or [x; h_prev]; panels IN (P, depth, 4V); start IN what is there of 1, rows
+    start_row apart, may be z; z OUT gates (rows, P, 4, V); c IN/OUT, h OUT (rows, Hp)
     """
     cdef Py_ssize_t V = lanes(a)
     cdef Py_ssize_t group = 2 if rows == 1 else 1
@@ -237,7 +241,7 @@ cdef void recur(const floating *a, Py_ssize_t a_row, const floating *panels, Py_
     for n in range(groups):
         first = share.panel + group * (groups - 1 - n if descending else n)
         count = min(group, share.panel_end - first)
-        multiply(a, rows, a_row, panels + first * depth * 4 * V, 4 * count, depth,
+        multiply(a, rows, a_row, panels + first * depth * 4 * V, 4 * count, depth, start + first * 4 * V, start_row,
                  z + first * 4 * V, P * 4 * V, share.row, share.row_stride)
         r = share.row
         while r < rows:
@@ -450,10 +454,9 @@ cdef void forward_part(Forward *job, int thread, const floating *like) noexcept 
         for s in range(start, end):
             for r in range(max(0, row - n), min(schedule.active[s], row_end - n)):
                 memcpy(chunk_x + (n + r) * I, at(&job.x, time_of(schedule, r, s), schedule.order[r]), I * sizeof(floating))
-                memcpy(chunk_z + (n + r) * 4 * Hp, job.bias_z, 4 * Hp * sizeof(floating))
             n += schedule.active[s]
         multiply(chunk_x + row * I, row_end - row, I, <const floating *> job.panels_x, 4 * P, I,
-                 chunk_z + row * 4 * Hp, 4 * Hp)
+                 <const floating *> job.bias_z, 0, chunk_z + row * 4 * Hp, 4 * Hp)
         if not barrier(team, thread):
             return
 
@@ -462,7 +465,7 @@ cdef void forward_part(Forward *job, int thread, const floating *like) noexcept 
         for s in range(start, end):
             share = share_of(job.by_units, thread, team.size, P)
             recur(<const floating *> job.hidden[s % 2], Hp, <const floating *> job.panels_h, H, schedule.active[s], share,
-                  P, s % 2, z, <floating *> job.cell, <floating *> job.hidden[(s + 1) % 2])
+                  P, s % 2, z, 4 * Hp, z, <floating *> job.cell, <floating *> job.hidden[(s + 1) % 2])
             scatter_step(job, share, s, P, z)
             z += schedule.active[s] * 4 * Hp
             poll(team, thread)
@@ -553,7 +556,8 @@ cdef struct Backward:
     void *dW                        # (I + H + 1, P, 4, V)
     void *dh                        # (B, Hp) from later steps
     void *dc                        # (B, Hp) from later steps, times f
-    void *lanes                     # [i f g o c c_prev] x V for each thread
+    void *lanes                     # [i f g o c c_prev dy] x V for each thread
+    void *zeros                     # a row of 0, as wide as H and I
     Py_ssize_t *ends                # of the chunks
 
 
@@ -612,13 +616,15 @@ def backward(
         job.dW = take(&workspace, K * 4 * Hp * sizeof(floating))
         job.dh = take(&workspace, B * Hp * sizeof(floating))
         job.dc = take(&workspace, B * Hp * sizeof(floating))
-        job.lanes = take(&workspace, threads * 6 * V * sizeof(floating))
+        job.lanes = take(&workspace, threads * 7 * V * sizeof(floating))
+        job.zeros = take(&workspace, max(Hp, Ip) * sizeof(floating))
         job.ends = <Py_ssize_t *> take(&workspace, job.schedule.steps * sizeof(Py_ssize_t))
         if not workspace.failed:
             memset(job.dW, 0, K * 4 * Hp * sizeof(floating))
             memset(job.dh, 0, B * Hp * sizeof(floating))
             memset(job.dc, 0, B * Hp * sizeof(floating))
-            memset(job.lanes, 0, threads * 6 * V * sizeof(floating))
+            memset(job.lanes, 0, threads * 7 * V * sizeof(floating))
+            memset(job.zeros, 0, max(Hp, Ip) * sizeof(floating))
             for r in range(B):
                 memcpy(<floating *> job.dh + r * Hp, &dh_n[job.schedule.order[r], 0], H * sizeof(floating))
                 memcpy(<floating *> job.dc + r * Hp, &dc_n[job.schedule.order[r], 0], H * sizeof(floating))
@@ -697,11 +703,10 @@ cdef void backward_part(Backward *job, int thread, const floating *like) noexcep
         size = team.size
         k = P * thread // size
         multiply(<const floating *> job.chunk_a, K, 0, <const floating *> job.panels_dz + k * rows * 4 * V,
-                 4 * (P * (thread + 1) // size - k), rows, dW + k * 4 * V, 4 * Hp)
+                 4 * (P * (thread + 1) // size - k), rows, dW + k * 4 * V, 4 * Hp, dW + k * 4 * V, 4 * Hp)
         row, row_end = rows * thread // size, rows * (thread + 1) // size
-        memset(chunk_dx + row * Ip, 0, (row_end - row) * Ip * sizeof(floating))
         multiply(chunk_dz + row * 4 * Hp, row_end - row, 4 * Hp, <const floating *> job.panels_x, Ip // V, 4 * Hp,
-                 chunk_dx + row * Ip, Ip)
+                 <const floating *> job.zeros, 0, chunk_dx + row * Ip, Ip)
         n = 0
         for s in range(start, job.ends[chunks]):
             for r in range(max(0, row - n), min(schedule.active[s], row_end - n)):
@@ -740,14 +745,15 @@ cdef void differentiate_step(Backward *job, Share share, int thread, Py_ssize_t 
     cdef const Schedule *schedule = &job.schedule
     cdef Py_ssize_t H = job.H, V = lanes(like)
     cdef Py_ssize_t P = (H + V - 1) // V
-    cdef floating *padded = <floating *> job.lanes + thread * 6 * V
+    cdef floating *padded = <floating *> job.lanes + thread * 7 * V
     cdef const floating *gates
     cdef const floating *c
     cdef const floating *c_prev
     cdef const floating *dy
     cdef floating *dh
+    cdef floating *dc
     cdef floating *dz
-    cdef Py_ssize_t r = share.row, q, t, b, p, lane, width
+    cdef Py_ssize_t r = share.row, q, t, b, p, width
     while r < schedule.active[s]:
         for q in range(r, min(r + tile_rows(4), schedule.active[s])):
             b, t = schedule.order[q], time_of(schedule, q, s)
@@ -756,15 +762,18 @@ cdef void differentiate_step(Backward *job, Share share, int thread, Py_ssize_t 
             c_prev = <const floating *> at(&job.c, time_of(schedule, q, s - 1), b) if s else <const floating *> job.c_0 + b * H
             dy = <const floating *> at(&job.dy, t, b)
             for p in range(share.panel, share.panel_end):
-                width = min(V, H - p * V)
-                pack_row(gates, H, p, p + 1, 0, padded)
-                copy_lanes(padded + 4 * V, c + p * V, width)
-                copy_lanes(padded + 5 * V, c_prev + p * V, width)
                 dh = <floating *> job.dh + (q * P + p) * V
-                for lane in range(width):
-                    dh[lane] += dy[p * V + lane]
+                dc = <floating *> job.dc + (q * P + p) * V
                 dz = <floating *> job.chunk_dz + ((n + q) * P + p) * 4 * V
-                backward_units(padded, padded + 4 * V, padded + 5 * V, dh, <floating *> job.dc + (q * P + p) * V, dz)
+                width = H - p * V
+                if width >= V:
+                    backward_units(gates + p * V, H, c + p * V, c_prev + p * V, dy + p * V, dh, dc, dz)
+                else:                           # the last units: the rows of the caller have no padding
+                    pack_row(gates, H, p, p + 1, 0, padded)
+                    copy_lanes(padded + 4 * V, c + p * V, width)
+                    copy_lanes(padded + 5 * V, c_prev + p * V, width)
+                    copy_lanes(padded + 6 * V, dy + p * V, width)
+                    backward_units(padded, V, padded + 4 * V, padded + 5 * V, padded + 6 * V, dh, dc, dz)
                 memcpy(<floating *> job.panels_dz + (p * rows + n + q) * 4 * V, dz, 4 * V * sizeof(floating))
         r += share.row_stride
 
@@ -773,15 +782,10 @@ cdef void carry_back(Backward *job, Share share, Py_ssize_t s, const floating *d
     """dh of the step before, dz @ W_h.T, for the rows and units of one thread."""
     cdef Py_ssize_t V = lanes(dz)
     cdef Py_ssize_t P = (job.H + V - 1) // V
-    cdef Py_ssize_t Hp = P * V, count = share.panel_end - share.panel
-    cdef floating *dh = <floating *> job.dh + share.panel * V
-    cdef Py_ssize_t r = share.row, q
-    while r < job.schedule.active[s]:
-        for q in range(r, min(r + tile_rows(4), job.schedule.active[s])):
-            memset(dh + q * Hp, 0, count * V * sizeof(floating))
-        r += share.row_stride
-    multiply(dz, job.schedule.active[s], 4 * Hp, <const floating *> job.panels_h + share.panel * V * 4 * Hp, count, 4 * Hp,
-             dh, Hp, share.row, share.row_stride)
+    cdef Py_ssize_t Hp = P * V
+    multiply(dz, job.schedule.active[s], 4 * Hp, <const floating *> job.panels_h + share.panel * V * 4 * Hp,
+             share.panel_end - share.panel, 4 * Hp, <const floating *> job.zeros, 0,
+             <floating *> job.dh + share.panel * V, Hp, share.row, share.row_stride)
 
 
 # -------------------------------------------------------------------------------------------- the activations, for the tests

@@ -186,9 +186,8 @@ cdef void stream_step(Stream stream, const floating *x, floating *out) noexcept 
         for r in range(stream.rows):
             memcpy(operands_of(layer, r, x), <const floating *> h + r * Hp if k else x + r * layer.I,
                    layer.I * sizeof(floating))
-            memcpy(<floating *> stream.z + r * 4 * Hp, layer.bias_z, 4 * Hp * sizeof(floating))
         recur(operands_of(layer, 0, x), layer.row, <const floating *> layer.panels, layer.depth, stream.rows, share, P,
-              stream.descending, <floating *> stream.z, <floating *> layer.c, h)
+              stream.descending, <const floating *> layer.bias_z, 0, <floating *> stream.z, <floating *> layer.c, h)
         for r in range(stream.rows):
             memcpy(operands_of(layer, r, x) + layer.I, h + r * Hp, H * sizeof(floating))
     for r in range(stream.rows):

@@ -12,6 +12,7 @@
 
 #include <math.h>
 #include <stddef.h>
+#include <string.h>
 
 #if defined(__GNUC__)
 #define CLSTM_INLINE static inline __attribute__((always_inline, unused))
@@ -158,6 +159,14 @@ CLSTM_INLINE TYPE(vec) TYPE(broadcast)(REAL x)
 #endif
 }
 
+/* A vector from anywhere; a pointer to TYPE(vec) is an aligned one. */
+CLSTM_INLINE TYPE(vec) TYPE(load)(const REAL *from)
+{
+    TYPE(vec) x;
+    memcpy(&x, from, sizeof(x));
+    return x;
+}
+
 CLSTM_INLINE TYPE(vec) TYPE(abs)(TYPE(vec) x)
 {
 #if CLSTM_VECTOR_BYTES
@@ -219,20 +228,21 @@ CLSTM_INLINE TYPE(vec) TYPE(sigmoid)(TYPE(vec) x)
     return TYPE(madd)(half, TYPE(tanh_twice)(TYPE(broadcast)((REAL)0.25) * x), half);
 }
 
-/* sums[r, v] += sum over k of a[r, k] * panel[k, v], for `rows` rows and `width` vectors; both are constants once inlined, so
+/* sums[r, v] = start[r, v] + sum over k of a[r, k] * panel[k, v], for `rows` rows and `width` vectors; both are constants once inlined, so
  * that the sums live in registers.  A width of 8 is two panels of 4 side by side.
  *   a      IN   (rows, depth), element (r, k) at a[r * a_row + k * a_step]
  *   panel  IN   (depth, width) vectors, contiguous; a second panel `next` elements further
  *   sums   IN/OUT (rows, width) vectors, rows sums_row elements apart */
 CLSTM_INLINE void TYPE(tile_of)(const int rows, const int width, const REAL *a, ptrdiff_t a_row, ptrdiff_t a_step,
-                                const REAL *panel, ptrdiff_t next, ptrdiff_t depth, REAL *sums, ptrdiff_t sums_row)
+                                const REAL *panel, ptrdiff_t next, ptrdiff_t depth, const REAL *start, ptrdiff_t start_row,
+                                REAL *sums, ptrdiff_t sums_row)
 {
     enum { V = TYPE(LANES) };
     const int panel_width = width > 4 ? 4 : width;
     TYPE(vec) sum[CLSTM_TILE_ROWS][8];
     CLSTM_UNROLL for (int r = 0; r < rows; r++)
         CLSTM_UNROLL for (int v = 0; v < width; v++)
-            sum[r][v] = *(const TYPE(vec) *)(sums + r * sums_row + v * V);
+            sum[r][v] = *(const TYPE(vec) *)(start + r * start_row + v * V);
     for (ptrdiff_t k = 0; k < depth; k++) {
         CLSTM_UNROLL for (int r = 0; r < rows; r++) {
             TYPE(vec) x = TYPE(broadcast)(a[r * a_row]);
@@ -249,12 +259,12 @@ CLSTM_INLINE void TYPE(tile_of)(const int rows, const int width, const REAL *a, 
 
 /* As tile_of, for any rows <= clstm_tile_rows(width) and width <= 4, or rows = 1 and width = 8. */
 static void TYPE(tile)(ptrdiff_t rows, ptrdiff_t width, const REAL *a, ptrdiff_t a_row, ptrdiff_t a_step, const REAL *panel,
-                       ptrdiff_t next, ptrdiff_t depth, REAL *sums, ptrdiff_t sums_row)
+                       ptrdiff_t next, ptrdiff_t depth, const REAL *start, ptrdiff_t start_row, REAL *sums, ptrdiff_t sums_row)
 {
 #define CASE(R, W) \
     case (R) * 16 + (W): \
         if ((R) * (W) <= CLSTM_SUMS) \
-            TYPE(tile_of)(R, W, a, a_row, a_step, panel, next, depth, sums, sums_row); \
+            TYPE(tile_of)(R, W, a, a_row, a_step, panel, next, depth, start, start_row, sums, sums_row); \
         return;
 #define ROWS(W) CASE(1, W) CASE(2, W) CASE(3, W) CASE(4, W) CASE(5, W) CASE(6, W)
     switch (rows * 16 + width) {
