@@ -1,1 +1,1 @@
-"""The benchmark: clstm against its NumPy definition and other libraries; README.md says how to run and read it."""
+"""The benchmark from a clone; the code is `clstm.bench`, README.md says how to run and read it."""

@@ -1,47 +1,72 @@
-"""The benchmark verifies before it times, and writes what it says; nothing here looks at a time.
-
-The folder `benchmarks` lies beside the tests and is not part of the package.
-"""
+"""The benchmark verifies before it times, and writes what it says; nothing here looks at a time."""
 
 import json
-from importlib import import_module
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-PARTS = ("__main__", "bench", "cases", "contestants", "limits")
+import clstm
+from clstm import cli
+from clstm.bench import cases, command, contestants, limits, measure, peers, report, timing
+
 SHAPE = ("--shape", "2", "3", "4", "5")
-BRIEFLY = ("--budget", "0", "--rounds", "2", "--contestants", "clstm", "numpy")
+BRIEFLY = ("--budget", "0", "--rounds", "2")
+WITHOUT_PEERS = ("--contestants", "clstm", "numpy")
+
+
+@pytest.fixture(autouse=True)
+def in_this_process_on_small_arrays(monkeypatch):
+    """Give the benchmark the environment it wants, so that it starts no other process, and small limits to measure."""
+    for name, value in command.ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
+    for size, value in {"GEMM_SIZE": 8, "DRAM_BYTES": 1 << 12, "BYTES_A_SAMPLE": 1 << 12}.items():
+        monkeypatch.setattr(limits, size, value)
+    monkeypatch.setattr(limits, "cache_sizes", lambda: ({"L1": 1 << 10, "L2": 1 << 11}, True))
+    monkeypatch.setattr(timing, "SAMPLE_SECONDS", 0.0)
+    monkeypatch.setattr(measure, "SPIN_SECONDS", 0.0)
 
 
 @pytest.fixture
-def benchmarks(monkeypatch):
-    """Return the modules of the benchmark by name; limits are measured on very small arrays."""
-    monkeypatch.syspath_prepend(str(Path(__file__).resolve().parents[1]))
-    modules = {part: import_module(f"benchmarks.{part}") for part in PARTS}
-    for size, value in {"GEMM_SIZE": 8, "DRAM_BYTES": 1 << 12, "BYTES_A_SAMPLE": 1 << 12}.items():
-        monkeypatch.setattr(modules["limits"], size, value)
-    monkeypatch.setattr(modules["limits"], "cache_sizes", lambda: ({"L1": 1 << 10, "L2": 1 << 11}, True))
-    monkeypatch.setattr(modules["bench"], "SAMPLE_SECONDS", 0.0)
-    return modules
+def run(tmp_path):
+    """Return a function that runs `clstm bench` and returns its exit code and what it wrote as JSON."""
+
+    def run(*arguments):
+        path = tmp_path / "result.json"
+        code = cli.main(["bench", *arguments, *BRIEFLY, "--json", str(path)])
+        return code, json.loads(path.read_text())
+
+    return run
+
+
+@pytest.fixture
+def small_table(monkeypatch):
+    """Put rows of every kind, with every goal, in the place of the table."""
+    row = cases._row
+    rows = [
+        row("stream", "stream", "1 1 1 1", microseconds_goal=1.0, tags="short"),
+        row("stream", "stream", "2 1 3 4", 8.0, torch_goal=40.0),
+        row("step", "step", "2 1 3 4"),
+        row("lengths", "training", "3 4 3 4", 2.0, unequal=True, yardstick="full lengths", own_goal=1 / 0.7),
+        row("threads", "forward", "1 4 3 4", threads=2, yardstick="one thread", own_goal=1.7),
+        row("denormals", "training", "1 4 3 4", last_step=True, yardstick="every step", own_goal=1 / 1.3),
+    ]
+    monkeypatch.setattr(cases, "CASES", rows)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_one_shape_runs_verified_and_is_written_as_json(benchmarks, tmp_path, capsys, dtype):
-    path = tmp_path / "result.json"
-    assert benchmarks["__main__"].main([*SHAPE, "--dtype", dtype, *BRIEFLY, "--json", str(path)]) == 0
-    report = json.loads(path.read_text())
-    assert set(report) == {
-        "command", "machine", "limits", "limits_after", "tolerances", "skipped", "left_out", "rows"
-    }  # fmt: skip
-    assert set(report["limits"]) == {"gemm", "read", "caches", "buffers", "caches_known"}
+def test_one_shape_runs_verified_and_is_written_as_json(run, capsys, dtype):
+    code, report = run(*SHAPE, "--dtype", dtype, *WITHOUT_PEERS)
+    assert code == 0
+    assert set(report) == {"command", "machine", "tolerances", "skipped", "left_out", "rows"}
     names = [f"{kind} 2 3 4 5 {dtype}{suffix}" for suffix in ("", " lengths") for kind in ("forward", "training")]
     assert [row["name"] for row in report["rows"]] == names
     for row in report["rows"]:
-        assert set(row["contestants"]) == {"clstm", "numpy"}
+        assert set(row["contestants"]) == {"clstm", "numpy"} | ({"full lengths"} if row["unequal"] else set())
         assert row["best_peer"] == "numpy"
-        assert {"ratio", "gflops", "share", "limit", "steps", "flops", "unequal"} <= set(row)
+        assert {"gflops", "limit", "goals", "steps", "flops", "unequal", "threads"} <= set(row)
         for entry in row["contestants"].values():
             assert entry["status"] == "timed"
             assert {"median", "best", "rounds", "calls", "samples", "errors"} <= set(entry)
@@ -52,58 +77,156 @@ def test_one_shape_runs_verified_and_is_written_as_json(benchmarks, tmp_path, ca
     assert all(f"| {name}" in printed for name in names)
 
 
-def test_step_rows_go_through_step(benchmarks, tmp_path):
-    path = tmp_path / "result.json"
-    assert benchmarks["__main__"].main(["--shape", "1", "1", "4", "5", *BRIEFLY, "--json", str(path)]) == 0
-    row = json.loads(path.read_text())["rows"][0]
-    assert row["name"] == "step 1 1 4 5 float32"
-    assert row["contestants"]["clstm"]["status"] == "timed"
+def test_every_kind_of_row_is_verified_and_judged(run, small_table, capsys):  # noqa: ARG001
+    code, report = run("--full", *WITHOUT_PEERS)
+    assert code == 0
+    for row in report["rows"]:
+        assert all(entry["status"] in ("timed", "unsupported") for entry in row["contestants"].values())
+    goals = {row["name"]: {goal["what"]: goal for goal in row["goals"]} for row in report["rows"]}
+    assert set(goals["stream 1 1 1 1 float32"]) == {"microseconds"}
+    assert set(goals["stream 2 1 3 4 float32"]) == {"best peer", "torch"}
+    assert all(goal["met"] is None for goal in goals["stream 2 1 3 4 float32"].values())  # NumPy alone is no peer to judge by
+    assert set(goals["training 3 4 3 4 float32 lengths"]) == {"best peer", "full lengths"}
+    assert set(goals["forward 1 4 3 4 float32 2 threads"]) == {"one thread"}
+    assert set(goals["training 1 4 3 4 float32 last step"]) == {"every step", "limit"}
+    assert goals["forward 1 4 3 4 float32 2 threads"]["one thread"]["met"] is not None
+    assert report["rows"][4]["limit"] is None  # it was measured on one thread
+    assert "goals met: " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", [kind.name for kind in peers.CONTESTANTS if kind.modules])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(
+    ("kind", "shape", "unequal"),
+    [("stream", "2 1 3 4", False), ("step", "2 1 3 4", False)]
+    + [(kind, "3 5 2 4", unequal) for kind in ("forward", "training") for unequal in (False, True)],
+)
+@pytest.mark.filterwarnings("default")  # other libraries' own
+def test_peers_that_are_installed_compute_what_the_definition_does(name, dtype, kind, shape, unequal):
+    contestant = next(peer for peer in peers.CONTESTANTS if peer.name == name)
+    if contestant.missing():
+        pytest.skip(f"not installed: {', '.join(contestant.missing())}")
+    case = cases._row("g", kind, shape, dtype=dtype, unequal=unequal)
+    if not contestant.supports(case):
+        pytest.skip(f"{name} cannot do it")
+    problem = contestants.Problem.of(case)
+    found = measure.errors(contestant(problem).verified(), problem.expected())
+    assert found
+    assert measure.complaint(found, dtype) == ""
+
+
+def test_stream_is_verified_beyond_its_first_step(monkeypatch):
+    """A contestant that forgets its state is right once and then wrong."""
+    case = cases._row("g", "stream", "2 1 3 4", dtype="float64")
+    problem = contestants.Problem.of(case)
+    forgetful = contestants.Clstm(problem)
+    monkeypatch.setattr(forgetful, "call", lambda: forgetful.stream.reset() or forgetful.stream.step(forgetful.x_t))
+    results, expected = forgetful.verified(), problem.expected()
+    assert measure.complaint(measure.errors({"y": results["y"][:1]}, {"y": expected["y"][:1]}), "float64") == ""
+    assert "y is off" in measure.complaint(measure.errors(results, expected), "float64")
 
 
 @pytest.mark.parametrize("quantity", ["y", "c_n", "dx", "dc_0", "dweight_hh_l0"])
-def test_wrong_result_is_reported_and_not_timed(benchmarks, monkeypatch, tmp_path, capsys, quantity):
-    kind = benchmarks["contestants"].Clstm
-
-    class Wrong(kind):
+def test_wrong_result_is_reported_and_not_timed(run, monkeypatch, capsys, quantity):
+    class Wrong(contestants.Clstm):
         def results(self, output):
             results = super().results(output)
             if quantity in results:
                 results[quantity] = np.roll(results[quantity], 1, axis=-1)
             return results
 
-    others = benchmarks["contestants"].CONTESTANTS[1:]
-    monkeypatch.setattr(benchmarks["bench"], "CONTESTANTS", (Wrong, *others))
-    path = tmp_path / "result.json"
-    assert benchmarks["__main__"].main([*SHAPE, *BRIEFLY, "--rows", "training", "--json", str(path)]) == 1
-    for row in json.loads(path.read_text())["rows"]:
+    monkeypatch.setattr(peers, "CONTESTANTS", (Wrong, *peers.CONTESTANTS[1:]))
+    code, report = run(*SHAPE, "--rows", "training", *WITHOUT_PEERS)
+    assert code == 1
+    for row in report["rows"]:
         entry = row["contestants"]["clstm"]
         assert entry["status"] == "wrong"
         assert quantity in entry["reason"]
         assert "samples" not in entry
-        assert row["ratio"] is None
+        assert all("ratio" not in entry for entry in row["contestants"].values())
     assert "wrong, training 2 3 4 5 float32, clstm" in capsys.readouterr().out
 
 
-def test_contestant_that_is_not_installed_is_named(benchmarks, monkeypatch, capsys):
-    monkeypatch.setattr(benchmarks["contestants"].Torch, "modules", ("a_module_that_nobody_has",))
-    arguments = [*SHAPE, "--budget", "0", "--rounds", "1", "--rows", "forward", "--contestants", "clstm", "torch"]
-    assert benchmarks["__main__"].main(arguments) == 0
-    assert "torch is skipped: not installed: a_module_that_nobody_has" in capsys.readouterr().out
+def test_peer_that_raises_does_not_stop_the_others(run, monkeypatch, capsys):
+    class Broken(contestants.NumPy):
+        name = "broken"
+        modules = ("json",)
+
+        def __init__(self, _):
+            raise RuntimeError("no such argument")
+
+    monkeypatch.setattr(peers, "CONTESTANTS", (contestants.Clstm, Broken))
+    code, report = run(*SHAPE, "--rows", "forward")
+    assert code == 0
+    assert report["rows"][0]["contestants"]["clstm"]["status"] == "timed"
+    assert "broken: RuntimeError: no such argument" in capsys.readouterr().out
 
 
-def test_unknown_contestant_and_empty_choice_are_refused(benchmarks, capsys):
-    assert benchmarks["__main__"].main(["--contestants", "abacus"]) == 2
-    assert benchmarks["__main__"].main(["--rows", "no such row"]) == 2
-    assert "abacus" in capsys.readouterr().out
+def test_contestant_that_is_not_installed_is_named(run, monkeypatch, capsys):
+    monkeypatch.setattr(peers.Torch, "modules", ("a_module_that_nobody_has",))
+    code, report = run(*SHAPE, "--rows", "forward", "--contestants", "clstm", "torch")
+    assert code == 0
+    assert report["rows"][0]["best_peer"] is None
+    printed = capsys.readouterr().out
+    assert "torch is skipped: not installed: a_module_that_nobody_has" in printed
+    assert "no peer installed or chosen" in printed
 
 
-def test_names_of_cases_are_unique_within_the_table(benchmarks):
-    names = [case.name for case in benchmarks["cases"].CASES]
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--contestants", "abacus"], "--contestants: expected some of clstm, numpy,"),
+        (["--rows", "no such row"], "expected options that choose a row, got none"),
+        (["--shape", "1", "0", "1", "1"], "--shape: expected four sizes of at least 1"),
+        (["--threads", "2"], "--threads: expected --shape with it"),
+        (["--full", "--rounds", "0"], "--rounds: expected at least 1, got 0"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(capsys, arguments, message):
+    assert cli.main(["bench", *arguments]) == 2
+    out, err = capsys.readouterr()
+    assert message in err
+    assert out == ""
+
+
+def test_threads_are_those_of_the_case_and_put_back():
+    problem = contestants.Problem.of(cases._row("g", "forward", "2 3 4 5", threads=3))
+    contestant, before = contestants.Clstm(problem), clstm.get_num_threads()
+    with contestant.scope():
+        assert clstm.get_num_threads() == 3
+    assert clstm.get_num_threads() == before
+
+
+def test_another_process_gets_the_environment_and_the_same_options(monkeypatch):
+    started = []
+
+    def start(arguments, env, check):
+        started.append((arguments, env, check))
+        return subprocess.CompletedProcess(arguments, 3)
+
+    monkeypatch.setattr(command.subprocess, "run", start)
+    monkeypatch.setenv("OPENBLAS_NUM_THREADS", "2")
+    assert cli.main(["bench", *SHAPE]) == 3
+    ((arguments, env, _),) = started
+    assert arguments == [sys.executable, "-m", "clstm", "bench", *SHAPE]
+    assert command.ENVIRONMENT.items() <= env.items()
+
+
+def test_names_of_cases_are_unique_within_the_table():
+    names = [case.name for case in cases.CASES]
     assert len(set(names)) == len(names)
 
 
-def test_lengths_count_real_steps(benchmarks):
-    case = benchmarks["cases"].Case("g", "training", 8, 100, 3, 5, unequal=True)
+def test_short_form_is_a_part_of_the_table_without_large_shapes(capsys):
+    assert cli.main(["bench", "--list"]) == 0
+    short = [line.partition(": ")[2] for line in capsys.readouterr().out.splitlines()]
+    by_name = {case.name: case for case in cases.CASES}
+    assert {by_name[name].kind for name in short} == {"stream", "forward", "training"}
+    assert all(by_name[name].flops < cases.QUICK_FLOPS / 4 for name in short)
+
+
+def test_lengths_count_real_steps():
+    case = cases.Case("g", "training", 8, 100, 3, 5, unequal=True)
     lengths = case.lengths()
     assert lengths.min() >= 1
     assert lengths.max() <= 100
@@ -111,19 +234,89 @@ def test_lengths_count_real_steps(benchmarks):
     assert case.flops == 3 * 2 * case.steps * 20 * 8
 
 
-def test_least_time_of_one_row_is_reading_weights_plus_other_products(benchmarks):
-    cases, limits = benchmarks["cases"], benchmarks["limits"]
-    machine = {
-        "gemm": {"float32": {"best": 100.0}},
-        "read": {"L1": {"best": 200.0}, "L2": {"best": 50.0}, "DRAM": {"best": 5.0}},
-        "caches": {"L1": 1 << 12, "L2": 1 << 18},
-    }
-    one = limits.least_seconds(cases.Case("g", "training", 1, 10, 16, 64), machine)
+def test_loss_on_the_last_step_has_no_other_derivatives():
+    problem = contestants.Problem.of(cases._row("g", "training", "2 4 3 5", last_step=True))
+    assert not problem.dy[:-1].any()
+    assert problem.dy[-1].all()
+
+
+def test_share_goals_are_for_one_row_and_for_many_wide_ones():
+    def goal(shape, **options):
+        return cases._row("g", "forward", shape, **options).share_goal
+
+    assert goal("1 9 8 8") == 0.70
+    assert goal("32 9 8 128") == goal("64 9 8 512") == 0.85
+    assert goal("32 9 8 127") is goal("31 9 8 128") is goal("32 9 8 128", threads=2) is None
+
+
+def test_ratio_is_the_median_of_the_ratios_of_rounds():
+    """A machine that becomes slower half-way moves both times; the ratio of each round stays."""
+    mine, theirs = timing.Timing(1, [1.0, 10.0, 10.0, 10.0]), timing.Timing(1, [3.0, 3.0, 30.0, 30.0])
+    assert theirs.over(mine) == 3.0
+
+
+def test_rounds_begin_with_each_in_turn():
+    calls = []
+
+    class Recorded:
+        scope = contestants.nullcontext
+
+        def __init__(self, name):
+            self.call = lambda: calls.append(name)
+
+    timings = timing.interleave({name: Recorded(name) for name in "abc"}, 0.0, 6)
+    rounds = ["".join(calls[n : n + 3]) for n in range(6, len(calls), 3)]
+    assert all(len(one.samples) == 6 for one in timings.values())
+    assert all(sorted(one) == list("abc") for one in rounds)
+    assert {one[0] for one in rounds} == {one[-1] for one in rounds} == set("abc")
+
+
+def test_least_time_of_one_row_is_reading_weights_plus_other_products(monkeypatch):
+    monkeypatch.setattr(limits, "cache_sizes", lambda: ({"L1": 1 << 12, "L2": 1 << 18}, True))
     weights = 64 * 4 * 64
-    assert one["bound"] == "L2"
-    assert one["read_seconds"] == pytest.approx(2 * 10 * weights * 4 / 50e9)
-    assert one["product_seconds"] == pytest.approx((3 * 2 * 10 * 256 * 80 - 2 * 2 * 10 * weights) / 100e9)
-    step = limits.least_seconds(cases.Case("g", "step", 1, 1, 16, 64), machine)
-    assert step["seconds"] == pytest.approx(80 * 256 * 4 / 50e9)
+    one = limits.need(cases.Case("g", "training", 1, 10, 16, 64))
+    assert one == (3 * 2 * 10 * 256 * 80 - 2 * 2 * 10 * weights, 2 * 10 * weights * 4, "L2")
+    assert limits.need(cases.Case("g", "stream", 1, 1, 16, 64)) == (0, 80 * 256 * 4, "L2")
     many = cases.Case("g", "forward", 8, 10, 16, 64)
-    assert limits.least_seconds(many, machine)["seconds"] == pytest.approx(many.flops / 100e9)
+    assert limits.need(many) == (many.flops, 0.0, "GEMM")
+
+
+def test_least_time_scales_what_was_measured():
+    case = cases.Case("g", "training", 1, 10, 16, 64)
+    flops, read_bytes, _ = limits.need(case)
+    measured = {"product": limits.Work(None, flops / 2), "reading": limits.Work(None, read_bytes / 3)}
+    assert limits.least_seconds(case, measured, {"product": 5.0, "reading": 7.0}) == pytest.approx(2 * 5.0 + 3 * 7.0)
+    assert set(limits.works(case)) == {"product", "reading"}
+    assert set(limits.works(cases.Case("g", "stream", 1, 1, 16, 64))) == {"reading"}
+    assert set(limits.works(cases.Case("g", "forward", 8, 10, 16, 64))) == {"product"}
+
+
+@pytest.mark.parametrize(
+    ("goal", "text"),
+    [
+        ({"what": "best peer", "goal": 1.8, "met": True}, "(1.8x: yes)"),
+        ({"what": "torch", "goal": 40.0, "met": None}, "(torch 40x: no peer)"),
+        ({"what": "full lengths", "goal": 1 / 0.7, "met": False}, "(1.43x: no)"),
+        ({"what": "limit", "goal": 0.85, "met": False}, "(85%: no)"),
+        ({"what": "microseconds", "goal": 1.0, "met": True}, "(1 us: yes)"),
+    ],
+)
+def test_verdicts_name_the_goal(goal, text):
+    assert report.verdict(goal) == text
+
+
+def test_goals_of_a_row_are_judged_by_what_was_reached():
+    case = cases._row(
+        "lengths", "training", "1 4 3 4", 2.0, unequal=True, yardstick="full lengths", own_goal=1 / 0.7, microseconds_goal=5.0
+    )
+    entries = {"clstm": {"median": 6e-6}, "torch": {"ratio": 2.5}, "full lengths": {"ratio": 1.4}}
+    row = {"contestants": entries, "best_peer": "torch", "limit": {"share": 0.7}}
+    met = {goal["what"]: goal["met"] for goal in measure.goals(case, row)}
+    assert met == {"best peer": True, "full lengths": False, "microseconds": False, "limit": True}
+
+
+def test_benchmarks_folder_is_the_full_form():
+    command_line = [sys.executable, "-m", "benchmarks", "--list"]
+    top = Path(__file__).resolve().parents[1]
+    done = subprocess.run(command_line, cwd=top, capture_output=True, text=True, check=True)
+    assert len(done.stdout.splitlines()) == len(cases.CASES)

@@ -151,11 +151,23 @@ def test_info_prints_what_show_config_returns(capsys):
     assert lines.get("features", "").split() == config["features"]
 
 
+def test_bench_lists_its_rows(capsys):
+    assert cli.main(["bench", "--list", "--group", "stream"]) == 0
+    assert "stream, short: stream 1 1 32 32 float32" in capsys.readouterr().out.splitlines()
+
+
+def test_bench_runs_in_a_process_of_its_own(capfd):
+    arguments = ["--shape", "1", "2", "1", "1", "--budget", "0", "--contestants", "clstm", "numpy"]
+    assert cli.main(["bench", *arguments]) == 0
+    out, err = capfd.readouterr()
+    assert "| training 1 2 1 1 float32" in out
+    assert err == ""
+
+
 def test_without_a_command_there_is_help(capsys):
     assert cli.main([]) == 0
     out = capsys.readouterr().out
-    assert "demo" in out
-    assert "info" in out
+    assert all(command in out for command in ("demo", "info", "bench"))
 
 
 def test_module_runs_the_command():
@@ -166,4 +178,6 @@ def test_module_runs_the_command():
 def test_import_of_the_package_leaves_training_alone():
     code = "import clstm, sys; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert not {"clstm.nn", "clstm.plot", "clstm.cli", "clstm.datasets", "tqdm", "matplotlib"} & set(done.stdout.split())
+    assert not {"clstm.nn", "clstm.bench", "clstm.plot", "clstm.cli", "clstm.datasets", "tqdm", "matplotlib"} & set(
+        done.stdout.split()
+    )

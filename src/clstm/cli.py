@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import __version__, datasets, nn, plot, show_config
+from .bench import command as benchmark
 from .lstm import LSTM
 
 if TYPE_CHECKING:
@@ -210,12 +211,29 @@ def _add_info(commands: Commands) -> None:
     parser.set_defaults(run=_info)
 
 
+def _bench(arguments: argparse.Namespace) -> int:
+    """Run the benchmark."""
+    return benchmark.run(arguments, arguments.command_line)
+
+
+def _add_bench(commands: Commands) -> None:
+    parser = commands.add_parser(
+        "bench",
+        help="verify and time this and other libraries on this processor",
+        description="Verify, then time, LSTMs: this package, its NumPy definition, and torch, onnxruntime, openvino and jax if "
+        "they are installed.  Without options: a few rows of the table, in less than half a minute.",
+        epilog="Exit code 1: this package computed something wrong.",
+    )
+    benchmark.add_options(parser)
+    parser.set_defaults(run=_bench)
+
+
 def _say(*lines: str) -> None:
     """Print lines at once, in order with the progress bar on the other stream."""
     print(*lines, sep="\n", flush=True)
 
 
-COMMANDS = (_add_demo, _add_info)
+COMMANDS = (_add_demo, _add_info, _add_bench)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -248,7 +266,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
     for add in COMMANDS:
         add(commands)
-    parsed = parser.parse_args(arguments)
+    command_line = list(sys.argv[1:] if arguments is None else arguments)
+    parsed = parser.parse_args(command_line, argparse.Namespace(command_line=command_line))
     if "run" not in parsed:
         parser.print_help()
         return 0

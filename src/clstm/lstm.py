@@ -138,7 +138,7 @@ class LSTM:
     bidirectional : bool, default False
         Adds a second direction to each layer; outputs are concatenated, forward first.
     dtype : float64 (default) or float32
-        Of parameters, states and outputs.  float32 is twice as fast or better.
+        Of parameters, states and outputs.  float32 is about twice as fast.
     rng : None, int or numpy.random.Generator
         Source of the initial weights and of dropout.
     forget_bias : float, optional

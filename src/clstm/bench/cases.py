@@ -1,0 +1,190 @@
+"""The one table of cases: which shapes are run, as what, how much arithmetic each is, and what clstm is to reach.
+
+Shapes are written B T I H: batch rows, time steps, inputs, hidden units.  Every goal of a ratio is "the other's time over
+clstm's is at least so much".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+# What clstm itself runs beside a row, for the ratio to its own time: by name, what is different there.
+YARDSTICKS: dict[str, dict[str, Any]] = {
+    "full lengths": {"unequal": False},
+    "one thread": {"threads": 1},
+    "every step": {"last_step": False},
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One row of the table.
+
+    Attributes
+    ----------
+    group : str
+        The heading it is printed under.
+    kind : {"stream", "step", "forward", "training"}
+        One time step of a stream that keeps its state; one time step from a given state; whole sequences without a tape;
+        forward and backward with every gradient.
+    B, T, I, H : int
+    dtype : {"float32", "float64"}
+    unequal : bool
+        The rows have lengths of their own, uniform in 1..T.
+    last_step : bool
+        The loss looks at the last time step alone.
+    threads : int
+        For each contestant.
+    yardstick : str
+        A key of YARDSTICKS, or empty.
+    peer_goal, torch_goal, own_goal : float, optional
+        Time of the fastest peer, of ``torch`` and of the yardstick, over clstm's.
+    microseconds_goal : float, optional
+        The most that a call may take.
+    tags : tuple of str
+        Further names under which ``--group`` finds it.
+    """
+
+    group: str
+    kind: str
+    B: int
+    T: int
+    I: int  # noqa: E741
+    H: int
+    dtype: str = "float32"
+    unequal: bool = False
+    last_step: bool = False
+    threads: int = 1
+    yardstick: str = ""
+    peer_goal: float | None = None
+    torch_goal: float | None = None
+    own_goal: float | None = None
+    microseconds_goal: float | None = None
+    tags: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """What the row is called, and what ``--rows`` looks into."""
+        words = [self.kind, *map(str, (self.B, self.T, self.I, self.H)), self.dtype]
+        words += ["lengths"] if self.unequal else []
+        words += ["last step"] if self.last_step else []
+        words += [f"{self.threads} threads"] if self.threads > 1 else []
+        return " ".join(words)
+
+    @property
+    def share_goal(self) -> float | None:
+        """Least share of the machine's limit, or None without such a goal; the limit is that of one thread."""
+        if self.threads > 1 or self.H == 1 or self.group in ("step", "shape"):
+            return None
+        if self.B == 1:
+            return 0.70
+        return 0.85 if self.B >= 32 and self.H >= 128 else None
+
+    def own_case(self) -> Case | None:
+        """Return what clstm runs beside this row, if anything."""
+        return replace(self, **YARDSTICKS[self.yardstick]) if self.yardstick else None
+
+    def lengths(self) -> NDArray[np.intp] | None:
+        """Return the number of real steps of each row, or None if it is T for all."""
+        if not self.unequal:
+            return None
+        return np.random.default_rng(1).integers(1, self.T + 1, self.B).astype(np.intp)
+
+    @property
+    def steps(self) -> int:
+        """Real time steps, summed over the rows of the batch."""
+        lengths = self.lengths()
+        return self.B * self.T if lengths is None else int(lengths.sum())
+
+    @property
+    def flops(self) -> int:
+        """Multiplications and additions of the matrix products; training does three times those of the forward pass."""
+        forward = 2 * self.steps * 4 * self.H * (self.I + self.H)
+        return 3 * forward if self.kind == "training" else forward
+
+
+def _row(group: str, kind: str, shape: str, peer_goal: float | None = None, tags: str = "", **options: Any) -> Case:
+    """Write a case in one line; `options` are further attributes of it."""
+    B, T, I, H = map(int, shape.split())  # noqa: E741
+    return Case(group, kind, B, T, I, H, peer_goal=peer_goal, tags=tuple(tags.split()), **options)
+
+
+CASES = [
+    # One step through LSTM.stream; the row of one unit is what a call from Python costs.
+    _row("stream", "stream", "1 1 1 1", microseconds_goal=1.0, tags="short"),
+    _row("stream", "stream", "1 1 32 32", 8.0, torch_goal=40.0, tags="short"),
+    _row("stream", "stream", "1 1 64 64", 6.0, torch_goal=30.0),
+    _row("stream", "stream", "1 1 128 128", 4.0, torch_goal=20.0, tags="short"),
+    _row("stream", "stream", "1 1 256 256", 1.5, torch_goal=8.0),
+    _row("stream", "stream", "32 1 128 128"),
+    _row("stream", "stream", "1 1 128 128", dtype="float64"),
+    # One step through LSTM.step.
+    _row("step", "step", "1 1 32 32"),
+    _row("step", "step", "1 1 128 128"),
+    # Whole sequences.
+    _row("forward", "forward", "1 250 64 64", 1.8, tags="short"),
+    _row("forward", "forward", "1 250 1 100", 1.4),
+    _row("forward", "forward", "1 250 128 128", 1.5, tags="short"),
+    _row("forward", "forward", "1 250 256 256", 1.3),
+    _row("forward", "forward", "1 250 512 512", 1.7),
+    _row("forward", "forward", "8 100 128 128", 1.15),
+    _row("forward", "forward", "32 50 64 64", 1.4),
+    _row("forward", "forward", "32 50 128 128", 1.08, tags="short"),
+    _row("forward", "forward", "32 50 256 256", 1.03),
+    _row("forward", "forward", "64 50 512 512", 1.0),
+    _row("forward", "forward", "128 25 1024 1024", 1.0),
+    # Forward and backward.
+    _row("training", "training", "1 250 1 100", 2.0, tags="short"),
+    _row("training", "training", "1 250 64 64", 2.2),
+    _row("training", "training", "1 250 128 128", 1.5),
+    _row("training", "training", "1 250 256 256", 1.4),
+    _row("training", "training", "8 100 128 128", 1.3),
+    _row("training", "training", "32 50 32 64", 1.6),
+    _row("training", "training", "32 50 128 128", 1.2, tags="short reference"),
+    _row("training", "training", "32 50 256 256", 1.12),
+    _row("training", "training", "64 50 512 512", 1.1),
+    _row("training", "training", "128 25 1024 1024", 1.05),
+    # The default dtype.
+    *(
+        _row("float64", kind, shape, peer, dtype="float64", tags=tags if kind == "training" else "")
+        for kind in ("forward", "training")
+        for shape, peer, tags in (
+            ("1 250 32 32", 6.0, "short"),
+            ("1 250 1 100", None, "reference"),
+            ("1 250 128 128", 2.5, ""),
+            ("32 50 128 128", 1.25, ""),
+            ("32 50 256 256", 1.15, ""),
+            ("64 50 512 512", 1.0, ""),
+            ("128 25 1024 1024", 1.0, ""),
+        )
+    ),
+    # Rows of unequal lengths: at most 0.7 of the time that full lengths take.
+    _row("lengths", "forward", "8 100 32 32", unequal=True, yardstick="full lengths"),
+    _row("lengths", "forward", "32 100 128 128", unequal=True, yardstick="full lengths"),
+    _row("lengths", "training", "8 100 32 32", 10.0, unequal=True, yardstick="full lengths", own_goal=1 / 0.7, tags="short"),
+    _row("lengths", "training", "32 100 128 128", 4.0, unequal=True, yardstick="full lengths", own_goal=1 / 0.7),
+    # Two threads against one.
+    _row("threads", "forward", "1 250 512 512", threads=2, yardstick="one thread", own_goal=2.0),
+    _row("threads", "training", "32 50 256 256", threads=2, yardstick="one thread", own_goal=1.7),
+    _row("threads", "training", "64 50 512 512", threads=2, yardstick="one thread", own_goal=1.7),
+    # Gradients that fade to denormal numbers: at most 1.3 times what it takes when they do not.
+    _row("denormals", "training", "1 600 256 256", last_step=True, yardstick="every step", own_goal=1 / 1.3),
+]
+
+QUICK_FLOPS = 1e10  # --quick leaves out the rows above it
+
+
+def of_shape(shape: Sequence[int], dtype: str, threads: int) -> list[Case]:
+    """Return the rows for one shape B T I H that the user asks for."""
+    B, T, I, H = shape  # noqa: E741
+    yardstick = "one thread" if threads > 1 else ""
+    kinds = (["stream", "step"] if T == 1 else []) + ["forward", "training"]
+    cases = [Case("shape", kind, B, T, I, H, dtype, threads=threads, yardstick=yardstick) for kind in kinds]
+    if B > 1 and T > 1:
+        cases += [replace(case, unequal=True, yardstick=yardstick or "full lengths") for case in cases]
+    return cases

@@ -1,0 +1,212 @@
+"""What a contestant is, the problem that all get, and the two of this package: the kernels and the NumPy definition.
+
+All get the same arrays and weights, compute hidden states for all steps and the final state from a given initial state,
+and in training every gradient: of the input, the initial state and all weights.  In a stream they take one step from the
+state that their last step left.  Whatever can be prepared once, before many calls, is prepared outside the timed call.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+import clstm
+
+from .cases import Case
+
+Array = NDArray[Any]
+Results = dict[str, Array]
+
+STREAM_STEPS = 3  # steps of a stream that are verified: more than one, so that the state has to come back
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A case with its numbers; one layer, one direction.
+
+    Attributes
+    ----------
+    x : ndarray of shape (T, B, I)
+        In a stream T is STREAM_STEPS.
+    h_0, c_0 : ndarrays of shape (1, B, H)
+    dy : ndarray of shape (T, B, H)
+        Derivative of the loss by the hidden states.
+    lengths : ndarray of shape (B,), or None
+    weights : dict
+        ``weight_ih_l0 (4H, I)``, ``weight_hh_l0 (4H, H)``, ``bias_l0 (4H,)``; gate order i, f, g, o.
+    """
+
+    case: Case
+    x: Array
+    h_0: Array
+    c_0: Array
+    dy: Array
+    lengths: NDArray[np.intp] | None
+    weights: dict[str, Array]
+
+    @classmethod
+    def of(cls, case: Case) -> Problem:
+        """Draw the numbers of a case, the same ones every time."""
+        rng = np.random.default_rng(0)
+        T = STREAM_STEPS if case.kind == "stream" else case.T
+        shapes = [(T, case.B, case.I), (1, case.B, case.H), (1, case.B, case.H), (T, case.B, case.H)]
+        x, h_0, c_0, dy = (rng.standard_normal(shape).astype(case.dtype) for shape in shapes)
+        if case.last_step:
+            dy[:-1] = 0.0
+        weights = clstm.LSTM(case.I, case.H, dtype=case.dtype, rng=rng).state_dict()
+        weights["bias_l0"] += rng.uniform(-0.1, 0.1, 4 * case.H).astype(case.dtype)
+        return cls(case, x, np.tanh(h_0), c_0, dy, case.lengths(), weights)
+
+    def expected(self) -> Results:
+        """Return what the definition computes in float64, by the names that `Contestant.results` uses."""
+        kind = "forward" if self.case.kind in ("stream", "step") else self.case.kind
+        case = replace(self.case, kind=kind, T=len(self.x), dtype="float64")
+        numbers = {name: getattr(self, name).astype(np.float64) for name in ("x", "h_0", "c_0", "dy")}
+        return NumPy(Problem(case, **numbers, lengths=self.lengths, weights=self.weights)).verified()
+
+
+class Contestant:
+    """What all have in common.
+
+    Attributes
+    ----------
+    name : str
+        In the table and for ``--contestants``.
+    modules : tuple of str
+        What has to be installed.
+    call : callable
+        What is timed; takes nothing and returns the results in the library's own form.
+    scope : callable
+        Returns a context manager that is entered once around many calls, outside the time.
+    problem : Problem
+    x_t : ndarray of shape (B, I)
+        In a stream: the input of the next step, for `call` to read.
+    """
+
+    name: ClassVar[str]
+    modules: ClassVar[tuple[str, ...]] = ()
+    call: Callable[[], Any]
+    scope: Callable[[], AbstractContextManager[Any]] = nullcontext
+
+    def __init__(self, problem: Problem) -> None:
+        self.problem = problem
+        self.x_t = problem.x[0].copy()
+
+    @classmethod
+    def missing(cls) -> list[str]:
+        """Return the modules that are not installed."""
+        return [module for module in cls.modules if importlib.util.find_spec(module) is None]
+
+    @classmethod
+    def supports(cls, case: Case) -> bool:  # noqa: ARG003
+        """Tell whether the library can do this case."""
+        return True
+
+    def results(self, output: Any) -> Results:
+        """Name what `call` returned: y (T, B, H), h_n, c_n (1, B, H); in training dx, dh_0, dc_0 and d(weight) as well."""
+        raise NotImplementedError
+
+    def verified(self) -> Results:
+        """Return what is compared with the definition: one call, or the first steps of the stream.  To be called first."""
+        with self.scope():
+            if self.problem.case.kind != "stream":
+                return self.results(self.call())
+            steps = []
+            for x_t in self.problem.x:
+                self.x_t[...] = x_t
+                steps.append({name: value.copy() for name, value in self.results(self.call()).items()})
+        return steps[-1] | {"y": np.concatenate([step["y"] for step in steps])}
+
+
+class Clstm(Contestant):
+    """The kernels of this package."""
+
+    name = "clstm"
+    lstm_class: ClassVar[Callable[..., Any]] = clstm.LSTM
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__(problem)
+        case, x, state, lengths = problem.case, problem.x, (problem.h_0, problem.c_0), problem.lengths
+        self.lstm = lstm = type(self).lstm_class(case.I, case.H, dtype=case.dtype)
+        lstm.load_state_dict(problem.weights)
+        if case.kind == "stream":
+            self.stream = lstm.stream(case.B, state)
+            self.call = partial(self.stream.step, self.x_t, np.empty((case.B, case.H), case.dtype))
+        elif case.kind == "step":
+            self.call = partial(lstm.step, x[0], state)
+        elif case.kind == "forward":
+            self.call = partial(lstm, x, state, lengths)
+        else:
+            self.call = lambda: (lstm.forward(x, state, lengths), lstm.backward(problem.dy))
+        self.scope = self._with_threads
+
+    @contextlib.contextmanager
+    def _with_threads(self) -> Iterator[None]:
+        before = clstm.get_num_threads()
+        clstm.set_num_threads(self.problem.case.threads)
+        try:
+            yield
+        finally:
+            clstm.set_num_threads(before)
+
+    def results(self, output: Any) -> Results:
+        """Name what `call` returned."""
+        kind = self.problem.case.kind
+        if kind == "stream":
+            h, c = self.stream.state
+            return {"y": output[None], "h_n": h, "c_n": c}
+        (y, (h_n, c_n)), backward = output if kind == "training" else (output, None)
+        results = {"y": y if y.ndim == 3 else y[None], "h_n": h_n, "c_n": c_n}
+        if backward is not None:
+            dx, (dh_0, dc_0) = backward
+            results |= {"dx": dx, "dh_0": dh_0, "dc_0": dc_0}
+            results |= {f"d{name}": value for name, value in self.lstm.grads.items()}
+        return results
+
+
+class NumPy(Clstm):
+    """The definition, in plain NumPy; in a stream the few lines that one writes by hand, which are faster for one step."""
+
+    name = "numpy"
+    lstm_class = clstm.reference.LSTM
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__(problem)
+        self.scope = nullcontext
+        if problem.case.kind == "stream":
+            self.call = self._steps()
+
+    @classmethod
+    def supports(cls, case: Case) -> bool:
+        """Its BLAS has one thread."""
+        return case.threads == 1
+
+    def _steps(self) -> Callable[[], Any]:
+        x_t, h, c, H = self.x_t, self.problem.h_0[0], self.problem.c_0[0], self.problem.case.H
+        W, R, bias = (self.problem.weights[name].T for name in ("weight_ih_l0", "weight_hh_l0", "bias_l0"))
+
+        def step() -> Any:
+            nonlocal h, c
+            z = x_t @ W + h @ R + bias
+            g = np.tanh(z[:, 2 * H : 3 * H])
+            s = 1.0 / (1.0 + np.exp(-z))
+            c = s[:, H : 2 * H] * c + s[:, :H] * g
+            h = s[:, 3 * H :] * np.tanh(c)
+            return h, c
+
+        return step
+
+    def results(self, output: Any) -> Results:
+        """Name what `call` returned."""
+        if self.problem.case.kind != "stream":
+            return super().results(output)
+        h, c = output
+        return {"y": h[None], "h_n": h[None], "c_n": c[None]}
