@@ -78,8 +78,10 @@ cdef int max_threads = 1
 
 cdef enum:
     # Rows that are projected, or whose gradients are accumulated, at once: enough to reuse each weight that is loaded, few
-    # enough to stay in the caches.
+    # enough to stay in the caches.  More where the gradients of the weights do not fit them: each chunk passes over all.
     CHUNK_ROWS = 192
+    LARGE_CHUNK_ROWS = 384
+    LARGE_WEIGHTS = 1 << 18     # H * (I + H)
     # Depth of a product that is walked at once where many rows share a panel: the part of the panel stays in the L1 cache.
     BLOCK_DEPTH = 256
     # Rows from which on packing the weights pays.
@@ -265,25 +267,30 @@ cdef Share share_of(bint by_units, int thread, int size, Py_ssize_t P) noexcept 
     return share
 
 
-cdef inline void poll(Team *team, int thread) noexcept nogil:
-    """Look for signals now and then, in the thread that Python knows; an exception cancels the call."""
-    if thread == 0 and now() - team.polled > 0.05:
+cdef inline void poll(Team *team, int thread, fp_state caller) noexcept nogil:
+    """Look for signals now and then, in the thread that Python knows; an exception cancels the call.
+
+    Handlers are Python code and run in the caller's floating-point environment.  None runs while an exception is on its way.
+    """
+    if thread == 0 and not team.cancelled and now() - team.polled > 0.05:
+        restore_denormals(caller)
         with gil:
             if PyErr_CheckSignals() < 0:
                 team.cancelled = True
+        flush_denormals()
         team.polled = now()
 
 
 include "_layout.pxi"
 
 
-cdef int threads_for(const Schedule *schedule, Py_ssize_t I, Py_ssize_t H, Py_ssize_t P, bint *by_units) noexcept nogil:
-    """Return how many threads pay for a pass over all rows, and (OUT) what they share.
+cdef int threads_for(const Schedule *schedule, Py_ssize_t I, Py_ssize_t H, Py_ssize_t P, int threads,
+                     bint *by_units) noexcept nogil:
+    """Return how many of `threads` pay for a pass over all rows, and (OUT) what they share.
 
     Waking a thread takes tens of microseconds, a barrier one or two; the bounds are in multiplications, some ten to fifty of
     which take a nanosecond.
     """
-    cdef int threads = max_threads
     cdef double each = schedule.total / max(1.0, <double> schedule.steps) * 4.0 * H * H     # of a step
     cdef Py_ssize_t tiles = (schedule.B + tile_rows(4) - 1) // tile_rows(4)
     by_units[0] = each >= 2e6 or (each >= 1.3e5 and tiles < 4 * threads)
@@ -367,7 +374,7 @@ cdef int run_forward(
     cdef Py_ssize_t P = (H + V - 1) // V
     cdef Py_ssize_t Hp = P * V
     cdef Py_ssize_t most, b, r
-    cdef int threads
+    cdef int threads = max_threads          # read with the GIL
     cdef Workspace workspace
     workspace.count = 0
     workspace.failed = False
@@ -399,7 +406,7 @@ cdef int run_forward(
                     memcpy(&h_n[b, 0], &h_0[b, 0], H * sizeof(floating))
                     memcpy(&c_n[b, 0], &c_0[b, 0], H * sizeof(floating))
             zero_padding(&job.y, &job.schedule, T, sizeof(floating))
-            threads = threads_for(&job.schedule, I, H, P, &job.by_units)
+            threads = threads_for(&job.schedule, I, H, P, threads, &job.by_units)
             if floating is float:
                 run_team(threads, forward_f32, job, &job.team)
             else:
@@ -410,7 +417,7 @@ cdef int run_forward(
 cdef void forward_f32(void *job, int thread) noexcept nogil:
     cdef fp_state caller = flush_denormals()
     if (<Forward *> job).packed:
-        forward_part(<Forward *> job, thread, <float *> NULL)
+        forward_part(<Forward *> job, thread, caller, <float *> NULL)
     else:
         forward_unpacked(<Forward *> job, <float *> NULL)
     restore_denormals(caller)
@@ -419,13 +426,13 @@ cdef void forward_f32(void *job, int thread) noexcept nogil:
 cdef void forward_f64(void *job, int thread) noexcept nogil:
     cdef fp_state caller = flush_denormals()
     if (<Forward *> job).packed:
-        forward_part(<Forward *> job, thread, <double *> NULL)
+        forward_part(<Forward *> job, thread, caller, <double *> NULL)
     else:
         forward_unpacked(<Forward *> job, <double *> NULL)
     restore_denormals(caller)
 
 
-cdef void forward_part(Forward *job, int thread, const floating *like) noexcept nogil:
+cdef void forward_part(Forward *job, int thread, fp_state caller, const floating *like) noexcept nogil:
     """What one thread does of a forward pass."""
     cdef Team *team = &job.team
     cdef const Schedule *schedule = &job.schedule
@@ -468,7 +475,7 @@ cdef void forward_part(Forward *job, int thread, const floating *like) noexcept 
                   P, s % 2, z, 4 * Hp, z, <floating *> job.cell, <floating *> job.hidden[(s + 1) % 2])
             scatter_step(job, share, s, P, z)
             z += schedule.active[s] * 4 * Hp
-            poll(team, thread)
+            poll(team, thread, caller)
             if stopped(team) or (job.by_units and not barrier(team, thread)):
                 return
         start = end
@@ -590,7 +597,7 @@ def backward(
     cdef Py_ssize_t Ip = (I + V - 1) // V * V
     cdef Py_ssize_t K = I + H + 1
     cdef Py_ssize_t most, r
-    cdef int threads
+    cdef int threads = max_threads          # read with the GIL
     cdef Workspace workspace
     cdef Backward job
     workspace.count = 0
@@ -606,7 +613,7 @@ def backward(
         if B > 0:
             job.h_0, job.c_0 = &h_0[0, 0], &c_0[0, 0]
         most = max(B, job.schedule.chunk_rows)
-        threads = threads_for(&job.schedule, I, H, P, &job.by_units)
+        threads = threads_for(&job.schedule, I, H, P, threads, &job.by_units)
         job.panels_x = take(&workspace, Ip * 4 * Hp * sizeof(floating))
         job.panels_h = take(&workspace, Hp * 4 * Hp * sizeof(floating))
         job.chunk_a = take(&workspace, most * (K + tile_rows(4)) * sizeof(floating))
@@ -641,17 +648,17 @@ def backward(
 
 cdef void backward_f32(void *job, int thread) noexcept nogil:
     cdef fp_state caller = flush_denormals()
-    backward_part(<Backward *> job, thread, <float *> NULL)
+    backward_part(<Backward *> job, thread, caller, <float *> NULL)
     restore_denormals(caller)
 
 
 cdef void backward_f64(void *job, int thread) noexcept nogil:
     cdef fp_state caller = flush_denormals()
-    backward_part(<Backward *> job, thread, <double *> NULL)
+    backward_part(<Backward *> job, thread, caller, <double *> NULL)
     restore_denormals(caller)
 
 
-cdef void backward_part(Backward *job, int thread, const floating *like) noexcept nogil:
+cdef void backward_part(Backward *job, int thread, fp_state caller, const floating *like) noexcept nogil:
     """What one thread does of a backward pass."""
     cdef Team *team = &job.team
     cdef const Schedule *schedule = &job.schedule
@@ -691,7 +698,7 @@ cdef void backward_part(Backward *job, int thread, const floating *like) noexcep
             n -= schedule.active[s]
             share = share_of(job.by_units, thread, team.size, P)
             differentiate_step(job, share, thread, s, n, rows, like)
-            poll(team, thread)
+            poll(team, thread, caller)
             if stopped(team) or (job.by_units and not barrier(team, thread)):
                 return
             share = share_of(job.by_units, thread, team.size, P)

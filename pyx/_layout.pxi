@@ -150,8 +150,9 @@ cdef Schedule plan(const Py_ssize_t *lengths, Py_ssize_t B, bint reverse, Py_ssi
     schedule.reverse = reverse
     schedule.steps = 0
     schedule.total = 0
-    # Fewer rows a chunk where each costs much: a call notices signals after at most one chunk.
-    schedule.chunk_rows = max(CHUNK_ROWS // 8, min(CHUNK_ROWS, <Py_ssize_t> (2e8 / (<double> H * (I + H)))))
+    schedule.chunk_rows = LARGE_CHUNK_ROWS if H * (I + H) >= LARGE_WEIGHTS else CHUNK_ROWS
+    # Signals are looked for at each step and after each chunk: none may take more than a tenth of a second.
+    schedule.chunk_rows = max(CHUNK_ROWS // 8, min(schedule.chunk_rows, <Py_ssize_t> (5e8 / (<double> H * (I + H)))))
     for b in range(schedule.B):
         length = lengths[b] if lengths != NULL else 1
         schedule.steps = max(schedule.steps, length)

@@ -80,7 +80,7 @@ cdef class Stream:
         clstm_free(self.z)
         clstm_free(self.h)
 
-    def pack(self, Py_ssize_t k, W_x, W_h, bias):
+    def pack(self, Py_ssize_t k, W_x not None, W_h not None, bias not None):
         """Take a snapshot of the weights of layer k."""
         if self.single:
             pack_stream_layer[float](&self.layers[k], self.H, W_x, W_h, bias)

@@ -96,18 +96,21 @@ static int clstm_free(void *block)
         intact &= ((unsigned char *)block)[clstm_header(block)->size + n] == 0xa5;
 #endif
     if (clstm_header(block)->capacity <= CLSTM_KEPT_BYTES / 2 && CLSTM_TRY_LOCK(&clstm_kept.in_use)) {
-        /* Into the place of the block that came longest ago, and further ones out until there is room. */
-        int n = clstm_kept.oldest;
+        /* Into an empty place; the blocks that came longest ago leave until there is one, and room. */
         size_t capacity = clstm_header(block)->capacity;
-        do {
+        int n = 0;
+        while (n < CLSTM_KEPT_BLOCKS && clstm_kept.blocks[n])
+            n++;
+        while (n == CLSTM_KEPT_BLOCKS || clstm_kept.bytes + capacity > CLSTM_KEPT_BYTES) {
             void *out = clstm_kept.blocks[clstm_kept.oldest];
             if (out) {
                 clstm_kept.bytes -= clstm_header(out)->capacity;
                 clstm_kept.blocks[clstm_kept.oldest] = NULL;
                 free(clstm_header(out)->base);
+                n = clstm_kept.oldest;
             }
             clstm_kept.oldest = (clstm_kept.oldest + 1) % CLSTM_KEPT_BLOCKS;
-        } while (clstm_kept.bytes + capacity > CLSTM_KEPT_BYTES);
+        }
         clstm_kept.blocks[n] = block;
         clstm_kept.bytes += capacity;
         CLSTM_UNLOCK(&clstm_kept.in_use);

@@ -17,7 +17,6 @@
 #if defined(__GNUC__)
 #define CLSTM_INLINE static inline __attribute__((always_inline, unused))
 #define CLSTM_UNROLL _Pragma("GCC unroll 8")
-#define CLSTM_PREFETCH(address) __builtin_prefetch(address)
 #if defined(__AVX512F__)
 #define CLSTM_VECTOR_BYTES 64
 #elif defined(__AVX__)
@@ -28,7 +27,6 @@
 #else
 #define CLSTM_INLINE static inline
 #define CLSTM_UNROLL
-#define CLSTM_PREFETCH(address) ((void)0)
 #define CLSTM_VECTOR_BYTES 0 /* no vectors */
 #endif
 

@@ -48,7 +48,8 @@ typedef struct {
     int next_size;        /* the same after the next barrier; only the calling thread, number 0, writes it */
     atomic_int arrived;
     atomic_int phase;     /* barriers passed */
-    atomic_int cancelled; /* set by thread 0, acted on by all after the next barrier */
+    atomic_int cancelled; /* set by thread 0 */
+    int stop;             /* `cancelled` as the last barrier found it: all must leave after the same one, or some would wait */
     double left;          /* when thread 0 passed the last barrier */
     double polled;        /* when thread 0 last looked for signals */
 } clstm_team;
@@ -63,6 +64,7 @@ static int clstm_barrier(clstm_team *team, int thread)
         if (atomic_fetch_add(&team->arrived, 1) + 1 == size) {
             atomic_store_explicit(&team->arrived, 0, memory_order_relaxed);
             atomic_store_explicit(&team->size, team->next_size, memory_order_relaxed);
+            team->stop = atomic_load_explicit(&team->cancelled, memory_order_relaxed);
             atomic_store_explicit(&team->phase, phase + 1, memory_order_release);
         } else {
             for (int spins = 0; atomic_load_explicit(&team->phase, memory_order_acquire) == phase; spins++) {
@@ -79,8 +81,10 @@ static int clstm_barrier(clstm_team *team, int thread)
             team->left = now;
         }
     }
-    return !atomic_load_explicit(&team->cancelled, memory_order_relaxed) &&
-           thread < atomic_load_explicit(&team->size, memory_order_relaxed);
+    size = atomic_load_explicit(&team->size, memory_order_relaxed);
+    if (size == 1)
+        return thread == 0 && !atomic_load_explicit(&team->cancelled, memory_order_relaxed);
+    return thread < size && !team->stop;
 }
 
 static struct {

@@ -9,6 +9,9 @@ import contextlib
 import importlib
 import os
 import pickle
+import signal
+import subprocess
+import sys
 from dataclasses import dataclass, fields, replace
 from functools import cache
 from types import SimpleNamespace
@@ -64,6 +67,39 @@ def functions_of(build, dtype):
         return reference
     module = load_build(build)
     return SimpleNamespace(**{name: getattr(module, name)[CTYPES[dtype]] for name in ("forward", "backward", "step")})
+
+
+@contextlib.contextmanager
+def threads(n, build=_dispatch.isa):
+    """Let the calls of a build use n threads within the block."""
+    kernels = load_build(build)
+    before = clstm.get_num_threads() if build == _dispatch.isa else 1
+    kernels.set_num_threads(n)
+    try:
+        yield
+    finally:
+        kernels.set_num_threads(before)
+
+
+@contextlib.contextmanager
+def signals(handler, first, interval=0.0):
+    """Let a timer call a handler, once or again and again."""
+    before = signal.signal(signal.SIGALRM, handler)
+    signal.setitimer(signal.ITIMER_REAL, first, interval)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def run_python(code, *arguments, timeout=60, **environment):
+    """Run code in a fresh interpreter with the package under test; a variable of the environment that is None is unset."""
+    folder = os.path.dirname(os.path.dirname(os.path.abspath(clstm.__file__)))
+    merged = os.environ | {"PYTHONPATH": folder} | environment
+    kept = {name: value for name, value in merged.items() if value is not None}
+    command = [sys.executable, "-c", code, *arguments]
+    return subprocess.run(command, env=kept, capture_output=True, text=True, check=False, timeout=timeout)
 
 
 @pytest.fixture(params=DTYPES)
@@ -349,4 +385,12 @@ def build_lstm(*args, seed=0, **kwargs):
     lstm = clstm.LSTM(*args, rng=seed, **kwargs)
     rng = np.random.default_rng([seed, 1])
     lstm.flat_params[...] = rng.uniform(-1, 1, lstm.flat_params.size) / np.sqrt(lstm.hidden_size)
+    return lstm
+
+
+def build_lstm_on(build, *args, **kwargs):
+    """Make an LSTM as `build_lstm` does, on one kernel build, or on the definition for "reference"."""
+    lstm = build_lstm(*args, **kwargs)
+    functions = functions_of(build, lstm.dtype.name)
+    lstm._functions = functions if build == "reference" else SimpleNamespace(**vars(functions), Stream=load_build(build).Stream)
     return lstm

@@ -13,7 +13,7 @@ def _default() -> int:
     """CLSTM_NUM_THREADS, else the processors that this process may run on."""
     given = os.environ.get("CLSTM_NUM_THREADS", "")
     if given:
-        if not given.isdecimal() or not 1 <= int(given) <= MOST:
+        if not (given.isdecimal() and len(given) < 10 and 1 <= int(given) <= MOST):
             raise ImportError(f"CLSTM_NUM_THREADS: expected an integer in 1..{MOST}, got {given!r}")
         return int(given)
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -285,11 +285,11 @@ class Stream:
         for array, shape in ((x, self._x_shape), (out, self._out_shape)):
             if not isinstance(array, np.ndarray) or array.shape != shape or array.dtype != self._h.dtype:
                 return False
-            if not array.flags.c_contiguous:
+            if not (array.flags.c_contiguous and array.flags.aligned):
                 return False
         if not out.flags.writeable:
             return False
-        below = x.reshape(-1, self._x_shape[-1])
+        below = np.asarray(x).reshape(-1, self._x_shape[-1])
         for weights, h, c in zip(self._layers, self._h, self._c, strict=True):
             step(below, *weights, h.copy(), c.copy(), h, c)
             below = h

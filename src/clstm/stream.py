@@ -124,8 +124,11 @@ class Stream:
         if rows is None:
             chosen: list[int] = list(range(self._rows))
         else:
+            wanted = np.asarray(rows)
             try:
-                chosen = np.atleast_1d(np.arange(self._rows)[np.asarray(rows)]).tolist()
+                if wanted.ndim > 1 or (wanted.ndim == 0 and wanted.dtype == bool):
+                    raise IndexError
+                chosen = np.atleast_1d(np.arange(self._rows)[wanted if wanted.size else wanted.astype(np.intp)]).tolist()
             except IndexError:
                 raise IndexError(
                     f"rows: expected indices or a mask of {self._rows} rows, got {_check.describe(rows)}"

@@ -1,0 +1,486 @@
+"""Threads: how many, forks, interpreter exit, callers in many threads at once, signals in the middle of a call.
+
+Calls that are to be interrupted would take minutes; their inputs are one step seen many times, which takes no memory.
+"""
+
+import os
+import signal
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+from conftest import assert_same_bits, build_lstm, draw_inputs, run_python, signals, threads
+
+import clstm
+
+posix = pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals")
+forking = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
+
+# ------------------------------------------------------------------------------------------------------- how many threads
+
+
+@pytest.mark.parametrize("n", [1, 2, 64, np.int64(3)])
+def test_number_of_threads_is_what_was_set(n):
+    before = clstm.get_num_threads()
+    try:
+        assert clstm.set_num_threads(n) is None
+        assert clstm.get_num_threads() == n
+        assert type(clstm.get_num_threads()) is int
+    finally:
+        clstm.set_num_threads(before)
+
+
+@pytest.mark.parametrize(
+    ("n", "error", "message"),
+    [
+        (0, ValueError, "n: expected at least 1, got 0"),
+        (-1, ValueError, "n: expected at least 1, got -1"),
+        (65, ValueError, "n: expected at most 64, got 65"),
+        (2**70, ValueError, f"n: expected at most 64, got {2**70}"),
+        (2.0, TypeError, r"n: expected an integer, got 2\.0"),
+        (True, TypeError, "n: expected an integer, got True"),
+        ("2", TypeError, "n: expected an integer, got '2'"),
+        (None, TypeError, "n: expected an integer, got None"),
+        (np.array([1, 2]), TypeError, "n: expected an integer, got array of shape"),
+    ],
+)
+def test_impossible_number_of_threads_is_refused(n, error, message):
+    before = clstm.get_num_threads()
+    with pytest.raises(error, match="^" + message):
+        clstm.set_num_threads(n)
+    assert clstm.get_num_threads() == before
+
+
+REPORT = "import clstm; print(clstm.get_num_threads())"
+
+
+@pytest.mark.parametrize("given", ["1", "3", "64", "007"])
+def test_environment_sets_the_number_of_threads(given):
+    result = run_python(REPORT, CLSTM_NUM_THREADS=given)
+    assert (result.returncode, result.stdout.strip()) == (0, str(int(given))), result.stderr
+
+
+@pytest.mark.parametrize("given", ["0", "65", "-1", "two", "2.0", " ", "1,2", "+2", "\u00b2", "9" * 5000])
+def test_impossible_number_of_threads_in_the_environment_fails_at_import(given):
+    result = run_python("import clstm", CLSTM_NUM_THREADS=given, PYTHONUTF8="1")
+    assert result.returncode != 0
+    message = f"ImportError: CLSTM_NUM_THREADS: expected an integer in 1..64, got {given!r}"
+    assert result.stderr.strip().splitlines()[-1] == message
+
+
+@pytest.mark.parametrize("given", [None, ""], ids=["unset", "empty"])
+def test_processors_that_the_process_may_use_set_the_number_of_threads(given):
+    if not hasattr(os, "sched_setaffinity"):
+        pytest.skip("needs os.sched_setaffinity")
+    available = sorted(os.sched_getaffinity(0))
+    for processors in (available[:1], available[-1:], available):
+        code = f"import os; os.sched_setaffinity(0, {processors!r}); {REPORT}"
+        result = run_python(code, CLSTM_NUM_THREADS=given)
+        assert (result.returncode, result.stdout.strip()) == (0, str(min(len(processors), 64))), result.stderr
+
+
+# What every piece of code for a fresh interpreter begins with: calls that are shared by rows, and by units.
+CALLS = """
+import os, signal, sys, threading
+import numpy as np
+import clstm
+
+many = clstm.LSTM(24, 16, dtype="float32", rng=0)
+wide = clstm.LSTM(8, 300, dtype="float32", rng=0, init="torch")
+x_many = np.random.default_rng(0).standard_normal((32, 64, 24))
+x_wide = np.random.default_rng(0).standard_normal((16, 1, 8))
+
+def results():
+    values = []
+    for lstm, x in ((many, x_many), (wide, x_wide)):
+        y, _ = lstm.forward(x)
+        dx, _ = lstm.backward(y)
+        values += [y.tobytes(), dx.tobytes(), lstm.flat_grads.tobytes()]
+    return values
+
+def count():
+    return len(os.listdir("/proc/self/task"))
+
+clstm.set_num_threads(1)
+expected = results()
+"""
+
+
+def assert_runs(code, *, timeout=60, **environment):
+    result = run_python(CALLS + code, timeout=timeout, **environment)
+    assert result.returncode == 0, f"exit code {result.returncode}\n{result.stdout}\n{result.stderr}"
+    assert result.stderr == ""
+    return result.stdout.strip()
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="needs /proc")
+def test_threads_start_with_the_first_call_that_needs_them():
+    code = """
+alone = count()
+clstm.set_num_threads(3)
+clstm.LSTM(2, 3)([[0.0, 1.0]])
+assert count() == alone, "a short call started threads"
+assert results() == expected
+assert count() == alone + 2, count()
+assert results() == expected
+assert count() == alone + 2, count()
+"""
+    assert_runs(code)
+
+
+# ------------------------------------------------------------------------------------------------------------------ forks
+
+
+@forking
+def test_child_of_a_fork_computes_with_threads_of_its_own():
+    code = """
+clstm.set_num_threads(2)
+assert results() == expected
+for _ in range(3):
+    pid = os.fork()
+    if pid == 0:
+        signal.alarm(30)
+        same = results() == expected
+        clstm.set_num_threads(3)
+        grandchild = os.fork()
+        if grandchild == 0:
+            signal.alarm(20)
+            os._exit(0 if results() == expected else 1)
+        same = same and os.waitpid(grandchild, 0)[1] == 0 and results() == expected
+        os._exit(0 if same else 1)
+    assert results() == expected
+    assert os.waitpid(pid, 0)[1] == 0
+"""
+    assert_runs(code, PYTHONWARNINGS="ignore")
+
+
+@forking
+def test_child_exits_as_a_whole_interpreter():
+    code = """
+import multiprocessing
+clstm.set_num_threads(2)
+assert results() == expected
+context = multiprocessing.get_context("fork")
+with context.Pool(2) as pool:
+    jobs = [pool.apply_async(results) for _ in range(4)]
+    assert results() == expected
+    for job in jobs:
+        assert job.get(timeout=40) == expected
+    pool.close()
+    pool.join()
+process = context.Process(target=results)
+process.start()
+process.join(40)
+assert process.exitcode == 0
+"""
+    assert_runs(code, PYTHONWARNINGS="ignore")
+
+
+@forking
+def test_fork_in_the_middle_of_another_threads_call():
+    code = """
+clstm.set_num_threads(2)
+apart = clstm.LSTM(24, 16, dtype="float32", rng=0)
+x_long = np.tile(x_many, (40, 1, 1))
+done = threading.Event()
+
+def work():
+    while not done.is_set():
+        apart(x_long)
+
+thread = threading.Thread(target=work)
+thread.start()
+for _ in range(8):
+    pid = os.fork()
+    if pid == 0:
+        signal.alarm(30)
+        os._exit(0 if results() == expected else 1)
+    assert os.waitpid(pid, 0)[1] == 0
+done.set()
+thread.join()
+assert results() == expected
+"""
+    assert_runs(code, PYTHONWARNINGS="ignore")
+
+
+# ------------------------------------------------------------------------------------------------------- interpreter exit
+
+
+@pytest.mark.parametrize("n", [1, 2, 5])
+def test_interpreter_exits_with_idle_threads(n):
+    assert_runs(f"clstm.set_num_threads({n})\nassert results() == expected\n")
+
+
+@pytest.mark.parametrize("n", [1, 2])
+@pytest.mark.parametrize("lstm", ["many", "wide"])
+def test_interpreter_exits_in_the_middle_of_a_daemon_threads_call(lstm, n):
+    code = f"""
+clstm.set_num_threads({n})
+x_long = np.broadcast_to(x_{lstm}[:1], (1_000_000 if {lstm!r} == "wide" else 100_000, *x_{lstm}.shape[1:]))
+begun = threading.Event()
+
+def work():
+    begun.set()
+    {lstm}(x_long)
+
+threading.Thread(target=work, daemon=True).start()
+begun.wait()
+threading.Event().wait(0.1)
+print("leaving")
+"""
+    assert assert_runs(code) == "leaving"
+
+
+# ---------------------------------------------------------------------------------------------------- callers in many threads
+
+
+@pytest.mark.parametrize("sizes", [(32, 64, 24, 16), (12, 1, 20, 300)], ids=["rows", "units"])
+def test_one_object_may_be_called_from_many_threads(dtype, sizes):
+    T, B, I, H = sizes  # noqa: E741
+    lstm = build_lstm(I, H, dtype=dtype)
+    x = draw_inputs(lstm, T, B).x
+    expected, _ = lstm(x)
+    h_t, _ = lstm.step(x[0])
+    with threads(2), ThreadPoolExecutor(6) as executor:
+        calls = list(executor.map(lambda _: lstm(x)[0], range(12)))
+        steps = list(executor.map(lambda _: lstm.step(x[0])[0], range(12)))
+    for got in calls:
+        assert_same_bits(got, expected)
+    for got in steps:
+        assert_same_bits(got, h_t)
+
+
+@pytest.mark.parametrize("sizes", [(32, 64, 24, 16), (12, 1, 20, 300)], ids=["rows", "units"])
+def test_each_thread_may_train_an_object_of_its_own(dtype, sizes):
+    T, B, I, H = sizes  # noqa: E741
+
+    def train(lstm):
+        for _ in range(2):
+            y, _ = lstm.forward(data.x, data.state)
+            dx, _ = lstm.backward(data.dy, data.dstate)
+        return y, dx, lstm.flat_grads
+
+    objects = [build_lstm(I, H, dtype=dtype) for _ in range(5)]
+    data = draw_inputs(objects[0], T, B)
+    with threads(1):
+        expected = train(objects[0])
+    with threads(2), ThreadPoolExecutor(4) as executor:
+        for got in executor.map(train, objects[1:]):
+            for value, wanted in zip(got, expected, strict=True):
+                assert_same_bits(value, wanted)
+
+
+def test_number_of_threads_may_change_in_the_middle_of_calls():
+    lstm = build_lstm(24, 16)
+    x = draw_inputs(lstm, 64, 64).x
+    expected, _ = lstm(x)
+    before = clstm.get_num_threads()
+    try:
+        with ThreadPoolExecutor(2) as executor:
+            calls = [executor.submit(lstm, x) for _ in range(20)]
+            for n in (1, 2, 5, 64, 3) * 10:
+                clstm.set_num_threads(n)
+            for call in calls:
+                assert_same_bits(call.result()[0], expected)
+    finally:
+        clstm.set_num_threads(before)
+
+
+# ----------------------------------------------------------------------------------------------------------------- signals
+
+# Sizes I, H, B: shared by units, with one row and with many, and by rows; and how many steps take minutes.
+LONG = {"one row": (8, 1024, 1, 300_000), "units": (300, 300, 40, 60_000), "rows": (2000, 32, 200, 40_000)}
+
+
+def long_lstm(name):
+    """Return an LSTM, one step of input, and how many of them take minutes."""
+    I, H, B, T = LONG[name]  # noqa: E741
+    lstm = clstm.LSTM(I, H, dtype=np.float32, rng=0, init="torch")
+    return lstm, draw_inputs(lstm, 1, B).x, T
+
+
+def seen_often(array, times):
+    """Repeat one step many times without memory."""
+    return np.broadcast_to(array[:1], (times, *array.shape[1:]))
+
+
+def lengthen(tape, times):
+    """Pretend that the one step of a tape was seen many times."""
+    (layer,) = tape.layers
+    (direction,) = layer.directions
+    direction = direction._replace(**{name: seen_often(value, times) for name, value in direction._asdict().items()})
+    lengths = np.full_like(tape.lengths, times)
+    return tape._replace(layers=[layer._replace(x=seen_often(layer.x, times), directions=[direction])], lengths=lengths)
+
+
+def interrupt(*_):
+    raise KeyboardInterrupt
+
+
+def assert_interrupted(call):
+    """Interrupt a call that would take minutes; it may take seconds on a machine that does many things at once."""
+    start = time.monotonic()
+    with pytest.raises(KeyboardInterrupt), signals(interrupt, 0.1):
+        call()
+    assert time.monotonic() - start < 10
+
+
+def outcome(lstm, x):
+    y, state = lstm.forward(x)
+    dx, dstate = lstm.backward(np.ones_like(y))
+    return [y, *state, dx, *dstate, lstm.flat_grads.copy()]
+
+
+def assert_usable(lstm, x, expected):
+    for got, value in zip(outcome(lstm, x), expected, strict=True):
+        assert_same_bits(got, value)
+
+
+@posix
+@pytest.mark.parametrize("n", [1, 2])
+@pytest.mark.parametrize("name", LONG)
+def test_ctrl_c_ends_a_forward_pass_and_leaves_the_object_as_it_was(name, n):
+    lstm, x, T = long_lstm(name)
+    expected = outcome(lstm, x)
+    content = {key: value for key, value in vars(lstm).items() if not isinstance(value, np.ndarray)}
+    params, grads = lstm.flat_params.copy(), lstm.flat_grads.copy()
+    with threads(n):
+        assert_interrupted(lambda: lstm(seen_often(x, T)))
+        if name != "rows":  # there the copy that `forward` takes of x would be large
+            assert_interrupted(lambda: lstm.forward(seen_often(x, T // 10)))
+    for key, value in content.items():
+        assert vars(lstm)[key] is value, key
+    assert_same_bits(lstm.flat_params, params)
+    assert_same_bits(lstm.flat_grads, grads)
+    with threads(n):
+        assert_usable(lstm, x, expected)
+
+
+@posix
+@pytest.mark.parametrize("n", [1, 2])
+@pytest.mark.parametrize("name", LONG)
+def test_ctrl_c_ends_a_backward_pass_and_leaves_the_object_as_it_was(name, n):
+    lstm, x, T = long_lstm(name)
+    T //= 10  # the derivative by x takes memory
+    expected = outcome(lstm, x)
+    y, _ = lstm.forward(x)
+    lstm._tape = tape = lengthen(lstm._tape, T)
+    params, grads = lstm.flat_params.copy(), lstm.flat_grads.copy()
+    with threads(n):
+        assert_interrupted(lambda: lstm.backward(seen_often(y, T)))
+        assert_interrupted(lambda: lstm.backward(seen_often(y, T), accumulate=True))
+    assert lstm._tape is tape
+    assert_same_bits(lstm.flat_params, params)
+    assert_same_bits(lstm.flat_grads, grads)
+    with threads(n):
+        assert_usable(lstm, x, expected)
+
+
+@contextmanager
+def ctrl_c_after(seconds):
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    timer = threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGINT))
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.join()
+        signal.signal(signal.SIGINT, before)
+
+
+@posix
+def test_real_ctrl_c_from_outside(dtype):
+    lstm = clstm.LSTM(8, 700, dtype=dtype, rng=0, init="torch")
+    x = draw_inputs(lstm, 1, 1).x
+    start = time.monotonic()
+    with pytest.raises(KeyboardInterrupt), threads(2), ctrl_c_after(0.1):
+        lstm(seen_often(x, 300_000))
+    assert time.monotonic() - start < 10
+
+
+@posix
+@pytest.mark.parametrize("n", [1, 2])
+@pytest.mark.parametrize("name", LONG)
+def test_handler_that_does_not_raise_changes_nothing(name, n):
+    lstm, x, T = long_lstm(name)
+    x = seen_often(x, T // 600)
+    with threads(n):
+        expected, _ = lstm(x)
+        calls = []
+        with signals(lambda *_: calls.append(None), 0.01, 0.01):
+            while len(calls) < 3:
+                assert_same_bits(lstm(x)[0], expected)
+
+
+@posix
+@pytest.mark.parametrize("n", [1, 2])
+def test_handler_may_use_the_same_object(n):
+    lstm, x, T = long_lstm("one row")
+    short, expected = seen_often(x, 20), lstm(seen_often(x, 20))[0]
+    results = []
+
+    def handler(*_):
+        results.append(lstm(short)[0])
+        if len(results) == 3:
+            raise KeyboardInterrupt
+        signal.setitimer(signal.ITIMER_REAL, 0.05)
+
+    with threads(n), pytest.raises(KeyboardInterrupt), signals(handler, 0.05):
+        lstm(seen_often(x, T))
+    for got in results:
+        assert_same_bits(got, expected)
+
+
+@posix
+def test_first_of_several_exceptions_is_the_one_that_is_raised():
+    """Signals that come while a call is being ended wait until it has ended."""
+    lstm, x, T = long_lstm("rows")
+    raised = []
+
+    def handler(*_):
+        raised.append(KeyboardInterrupt(len(raised)))
+        if len(raised) == 1:
+            raise raised[0]
+
+    with threads(2), signals(handler, 0.1, 0.005), pytest.raises(KeyboardInterrupt) as caught:
+        lstm(seen_often(x, T))
+    assert caught.value is raised[0]
+
+
+@posix
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs os.sched_setaffinity")
+@pytest.mark.parametrize("call", ["many", "wide"])
+def test_ctrl_c_ends_calls_whose_threads_share_one_processor(call):
+    code = f"""
+os.sched_setaffinity(0, {{sorted(os.sched_getaffinity(0))[0]}})
+signal.signal(signal.SIGALRM, signal.default_int_handler)
+clstm.set_num_threads(2)
+one_step = np.zeros((1, *x_{call}.shape[1:]), "float32")
+x_long = np.broadcast_to(one_step, (200_000, *one_step.shape[1:]))
+for _ in range(5):
+    signal.setitimer(signal.ITIMER_REAL, 0.06)
+    try:
+        {call}(x_long)
+    except KeyboardInterrupt:
+        print("ended")
+assert results() == expected
+"""
+    assert assert_runs(code).split() == ["ended"] * 5
+
+
+@posix
+def test_call_in_another_thread_leaves_signals_to_the_main_thread():
+    lstm, x, T = long_lstm("one row")
+    x = seen_often(x, T // 2000)
+    expected, _ = lstm(x)
+    handled_in = []
+    with threads(2), signals(lambda *_: handled_in.append(threading.current_thread()), 0.01, 0.01):
+        with ThreadPoolExecutor(2) as executor:
+            for future in [executor.submit(lstm, x) for _ in range(4)]:
+                assert_same_bits(future.result()[0], expected)
+        while not handled_in:
+            time.sleep(0.01)
+    assert set(handled_in) == {threading.main_thread()}
