@@ -277,7 +277,7 @@ FILES = {
     "header-cut": (lambda c, _t, _a: c[:100], NO_SAFETENSORS),
     "data-cut": (lambda c, _t, _a: c[:-1], NO_SAFETENSORS),
     "data-longer": (lambda c, _t, _a: c + b"\0", NO_SAFETENSORS),
-    "bfloat16": (lambda _c, _t, _a: bfloat16_tensor(), NO_SAFETENSORS),
+    "bfloat16": (lambda _c, _t, _a: bfloat16_tensor(), "a safetensors file"),  # NumPy knows it where ml_dtypes is loaded
     "no-metadata": (lambda _c, t, _a: safetensors.numpy.save(t), "without the constructor's arguments under 'clstm'"),
     "other-metadata": (
         lambda _c, t, _a: safetensors.numpy.save(t, metadata={"format": "pt"}),
