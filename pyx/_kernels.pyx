@@ -79,11 +79,13 @@ cdef int max_threads = 1
 cdef enum:
     # Rows that are projected, or whose gradients are accumulated, at once: enough to reuse each weight that is loaded, few
     # enough to stay in the caches.  More where the gradients of the weights do not fit them: each chunk passes over all.
-    CHUNK_ROWS = 192
+    CHUNK_ROWS = 96
     LARGE_CHUNK_ROWS = 384
     LARGE_WEIGHTS = 1 << 18     # H * (I + H)
     # Depth of a product that is walked at once where many rows share a panel: the part of the panel stays in the L1 cache.
     BLOCK_DEPTH = 256
+    # Cells of V units whose gates are computed together, at least.
+    GATE_CELLS = 32
     # Rows from which on packing the weights pays.
     PACK_ROWS = 4
 
@@ -177,7 +179,8 @@ cdef inline void backward_units(const floating *gates, Py_ssize_t stride, const 
 
 cdef void multiply(const floating *a, Py_ssize_t rows, Py_ssize_t a_row, const floating *panels,
                    Py_ssize_t vectors, Py_ssize_t depth, const floating *start, Py_ssize_t start_row,
-                   floating *sums, Py_ssize_t sums_row, Py_ssize_t first=0, Py_ssize_t stride=0) noexcept nogil:
+                   floating *sums, Py_ssize_t sums_row, Py_ssize_t first=0, Py_ssize_t stride=0,
+                   bint descending=False) noexcept nogil:
     """sums[r, v] = start[r, v] + sum over k of a[r, k] * panels[k, v], k in order.
 
     a       IN      (rows, depth): rows a_row apart, or with a_row = 0 tiles of TILE rows, each (depth, TILE)
@@ -185,18 +188,25 @@ cdef void multiply(const floating *a, Py_ssize_t rows, Py_ssize_t a_row, const f
     start   IN      (rows, vectors), rows start_row apart, all the same row if that is 0; may be sums
     sums    OUT     (rows, vectors), rows sums_row apart
     first, stride   with a stride only the tiles of TILE rows that begin at first, first + stride, ...
+    descending      walk the panels from the last to the first
     """
     cdef Py_ssize_t V = lanes(a)
     cdef bint tiled = a_row == 0
     cdef Py_ssize_t a_tile = depth if tiled else a_row      # from the first row of a tile to that of the next, a row
     cdef Py_ssize_t a_step = tile_rows(4) if tiled else 1   # from k to k + 1
-    cdef Py_ssize_t v = 0, r, k, width, height, block, step
-    cdef const floating *first_start = start
-    cdef Py_ssize_t first_start_row = start_row
+    cdef Py_ssize_t count = (vectors + 3) // 4, done = 0    # panels
+    cdef Py_ssize_t v, r, k, width, height, block, step
     if tiled:
         a_row = 1
-    while v < vectors:
-        width = 8 if rows == 1 and vectors - v >= 8 else min(4, vectors - v)
+    while done < count:
+        # One row alone takes two panels at once: eight sums are enough to hide the latency of an addition, four are not.
+        v = 4 * (count - 1 - done if descending else done)
+        if rows == 1 and done + 2 <= count and (v + 4 <= vectors if descending else v + 8 <= vectors):
+            v -= 4 * descending
+            width = 8
+        else:
+            width = min(4, vectors - v)
+        done += 2 if width == 8 else 1
         height = 1 if width == 8 else tile_rows(4 if stride or tiled else width)
         step = stride if stride else height
         block = BLOCK_DEPTH if rows > step else depth
@@ -208,16 +218,15 @@ cdef void multiply(const floating *a, Py_ssize_t rows, Py_ssize_t a_row, const f
                 if floating is float:
                     tile_f32(min(height, rows - r), width, a + r * a_tile + k * a_step, a_row, a_step,
                              panels + (v * depth + k * min(width, 4)) * V, 4 * V * depth, block,
-                             start + r * start_row + v * V, start_row, sums + r * sums_row + v * V, sums_row)
+                             sums + r * sums_row + v * V if k else start + r * start_row + v * V,
+                             sums_row if k else start_row, sums + r * sums_row + v * V, sums_row)
                 else:
                     tile_f64(min(height, rows - r), width, a + r * a_tile + k * a_step, a_row, a_step,
                              panels + (v * depth + k * min(width, 4)) * V, 4 * V * depth, block,
-                             start + r * start_row + v * V, start_row, sums + r * sums_row + v * V, sums_row)
+                             sums + r * sums_row + v * V if k else start + r * start_row + v * V,
+                             sums_row if k else start_row, sums + r * sums_row + v * V, sums_row)
                 r += step
             k += block
-            start, start_row = sums, sums_row
-        start, start_row = first_start, first_start_row
-        v += width
 
 
 # Either each thread owns some rows and all units, and steps need no barrier, or all rows and some units, and its part of the
@@ -237,14 +246,15 @@ cdef void recur(const floating *a, Py_ssize_t a_row, const floating *panels, Py_
     start_row apart, may be z; z OUT gates (rows, P, 4, V); c IN/OUT, h OUT (rows, Hp)
     """
     cdef Py_ssize_t V = lanes(a)
-    cdef Py_ssize_t group = 2 if rows == 1 else 1
+    # Panels between the product and the gates: their z stays in the L1 cache, and there are cells enough to overlap.
+    cdef Py_ssize_t group = max(1, GATE_CELLS // rows)
     cdef Py_ssize_t groups = (share.panel_end - share.panel + group - 1) // group
     cdef Py_ssize_t n, p, r, q, first, count
     for n in range(groups):
         first = share.panel + group * (groups - 1 - n if descending else n)
         count = min(group, share.panel_end - first)
         multiply(a, rows, a_row, panels + first * depth * 4 * V, 4 * count, depth, start + first * 4 * V, start_row,
-                 z + first * 4 * V, P * 4 * V, share.row, share.row_stride)
+                 z + first * 4 * V, P * 4 * V, share.row, share.row_stride, descending)
         r = share.row
         while r < rows:
             for q in range(r, min(r + tile_rows(4), rows)):

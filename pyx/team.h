@@ -31,10 +31,12 @@ typedef void (*clstm_work)(void *job, int thread);
 
 enum {
     CLSTM_MAX_THREADS = 64,
-    CLSTM_SPINS = 2000,      /* tens of microseconds */
-    CLSTM_SOLO_MIN_MS = 20,  /* how long to stay alone after a crowded call; doubles while it stays crowded */
-    CLSTM_SOLO_MAX_MS = 640
+    CLSTM_SPINS = 2000,    /* tens of microseconds */
+    CLSTM_SOLO_FACTOR = 16 /* times the wait of a crowded call is how long the next ones stay alone, up to 8-fold when attempts */
+                           /* keep failing: they cost a few per cent at most */
 };
+static const double clstm_crowded = 1e-3; /* seconds that any barrier may take; where a core is busy a time slice takes more */
+static const double clstm_linger = 2e-4;  /* seconds that a worker yields before it sleeps: backward follows forward */
 
 static inline double clstm_now(void)
 {
@@ -52,6 +54,7 @@ typedef struct {
     int stop;             /* `cancelled` as the last barrier found it: all must leave after the same one, or some would wait */
     double left;          /* when thread 0 passed the last barrier */
     double polled;        /* when thread 0 last looked for signals */
+    double waited;        /* how long thread 0 waited at the barrier that was found crowded */
 } clstm_team;
 
 /* Wait for all members.  Returns 0 when this thread is to leave: the call is cancelled, or goes on without it. */
@@ -76,8 +79,10 @@ static int clstm_barrier(clstm_team *team, int thread)
         }
         if (thread == 0) {
             double now = clstm_now(), waited = now - arrived;
-            if (waited > 2e-4 && waited > arrived - team->left)
+            if (waited > clstm_crowded && waited > arrived - team->left) {
                 team->next_size = 1;
+                team->waited = waited;
+            }
             team->left = now;
         }
     }
@@ -92,12 +97,12 @@ static struct {
     pthread_mutex_t lock;  /* guards what follows */
     pthread_cond_t posted, finished;
     int workers; /* threads that exist, numbered from 1 */
-    int posted_to[CLSTM_MAX_THREADS];
-    int running;
+    atomic_int posted_to[CLSTM_MAX_THREADS];
+    atomic_int running;
     clstm_work work;
     void *job;
     double solo_until;
-    int solo_ms;
+    int failures; /* crowded attempts since the last good one */
 } clstm_pool = {.taken = PTHREAD_MUTEX_INITIALIZER, .lock = PTHREAD_MUTEX_INITIALIZER,
                 .posted = PTHREAD_COND_INITIALIZER, .finished = PTHREAD_COND_INITIALIZER};
 
@@ -114,6 +119,10 @@ static void *clstm_worker(void *number)
         pthread_mutex_lock(&clstm_pool.lock);
         if (--clstm_pool.running == 0)
             pthread_cond_signal(&clstm_pool.finished);
+        pthread_mutex_unlock(&clstm_pool.lock);
+        for (double until = clstm_now() + clstm_linger; !clstm_pool.posted_to[thread] && clstm_now() < until;)
+            sched_yield();
+        pthread_mutex_lock(&clstm_pool.lock);
     }
     return NULL;
 }
@@ -183,17 +192,18 @@ static void clstm_run(int wanted, clstm_work work, void *job, clstm_team *team)
     pthread_mutex_unlock(&clstm_pool.lock);
     team->left = clstm_now();
     work(job, 0);
+    for (int spins = 0; clstm_pool.running && spins < CLSTM_SPINS; spins++)
+        CLSTM_PAUSE();
     pthread_mutex_lock(&clstm_pool.lock);
     while (clstm_pool.running)
         pthread_cond_wait(&clstm_pool.finished, &clstm_pool.lock);
     pthread_mutex_unlock(&clstm_pool.lock);
     if (team->next_size < threads) {
-        clstm_pool.solo_ms = clstm_pool.solo_ms ? 2 * clstm_pool.solo_ms : CLSTM_SOLO_MIN_MS;
-        if (clstm_pool.solo_ms > CLSTM_SOLO_MAX_MS)
-            clstm_pool.solo_ms = CLSTM_SOLO_MAX_MS;
-        clstm_pool.solo_until = clstm_now() + 1e-3 * clstm_pool.solo_ms;
+        clstm_pool.solo_until = clstm_now() + CLSTM_SOLO_FACTOR * team->waited * (double)(1 << clstm_pool.failures);
+        if (clstm_pool.failures < 3)
+            clstm_pool.failures++;
     } else {
-        clstm_pool.solo_ms = 0;
+        clstm_pool.failures = 0;
     }
     pthread_mutex_unlock(&clstm_pool.taken);
 }
