@@ -218,12 +218,12 @@ cdef void multiply(const floating *a, Py_ssize_t rows, Py_ssize_t a_row, const f
                 if floating is float:
                     tile_f32(min(height, rows - r), width, a + r * a_tile + k * a_step, a_row, a_step,
                              panels + (v * depth + k * min(width, 4)) * V, 4 * V * depth, block,
-                             sums + r * sums_row + v * V if k else start + r * start_row + v * V,
+                             <const floating *> sums + r * sums_row + v * V if k else start + r * start_row + v * V,
                              sums_row if k else start_row, sums + r * sums_row + v * V, sums_row)
                 else:
                     tile_f64(min(height, rows - r), width, a + r * a_tile + k * a_step, a_row, a_step,
                              panels + (v * depth + k * min(width, 4)) * V, 4 * V * depth, block,
-                             sums + r * sums_row + v * V if k else start + r * start_row + v * V,
+                             <const floating *> sums + r * sums_row + v * V if k else start + r * start_row + v * V,
                              sums_row if k else start_row, sums + r * sums_row + v * V, sums_row)
                 r += step
             k += block
