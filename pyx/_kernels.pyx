@@ -35,10 +35,12 @@ cdef extern from "simd.h" nogil:
     Py_ssize_t tile_rows "clstm_tile_rows"(Py_ssize_t width)
     void tile_f32 "clstm_tile_f32"(Py_ssize_t rows, Py_ssize_t width, const float *a, Py_ssize_t a_row, Py_ssize_t a_step,
                                    const float *panel, Py_ssize_t next_panel, Py_ssize_t depth,
-                                   const float *start, Py_ssize_t start_row, float *sums, Py_ssize_t sums_row)
+                                   const float *start, Py_ssize_t start_row, Py_ssize_t start_next,
+                                   float *sums, Py_ssize_t sums_row, Py_ssize_t sums_next)
     void tile_f64 "clstm_tile_f64"(Py_ssize_t rows, Py_ssize_t width, const double *a, Py_ssize_t a_row, Py_ssize_t a_step,
                                    const double *panel, Py_ssize_t next_panel, Py_ssize_t depth,
-                                   const double *start, Py_ssize_t start_row, double *sums, Py_ssize_t sums_row)
+                                   const double *start, Py_ssize_t start_row, Py_ssize_t start_next,
+                                   double *sums, Py_ssize_t sums_row, Py_ssize_t sums_next)
     void accumulate_f32 "clstm_accumulate_f32"(const float *a, const float *rows, Py_ssize_t depth, Py_ssize_t n, float *z)
     void accumulate_f64 "clstm_accumulate_f64"(const double *a, const double *rows, Py_ssize_t depth, Py_ssize_t n, double *z)
     ctypedef int fp_state "clstm_fp_state"
@@ -178,15 +180,15 @@ cdef inline void backward_units(const floating *gates, Py_ssize_t stride, const 
 # ------------------------------------------------------------------------------------------------------- the products
 
 cdef void multiply(const floating *a, Py_ssize_t rows, Py_ssize_t a_row, const floating *panels,
-                   Py_ssize_t vectors, Py_ssize_t depth, const floating *start, Py_ssize_t start_row,
-                   floating *sums, Py_ssize_t sums_row, Py_ssize_t first=0, Py_ssize_t stride=0,
+                   Py_ssize_t vectors, Py_ssize_t depth, const floating *start, Py_ssize_t start_row, Py_ssize_t start_panel,
+                   floating *sums, Py_ssize_t sums_row, Py_ssize_t sums_panel, Py_ssize_t first=0, Py_ssize_t stride=0,
                    bint descending=False) noexcept nogil:
     """sums[r, v] = start[r, v] + sum over k of a[r, k] * panels[k, v], k in order.
 
     a       IN      (rows, depth): rows a_row apart, or with a_row = 0 tiles of TILE rows, each (depth, TILE)
     panels  IN      `vectors` columns of vectors in panels of four (the last may be narrower), each (depth, width)
-    start   IN      (rows, vectors), rows start_row apart, all the same row if that is 0; may be sums
-    sums    OUT     (rows, vectors), rows sums_row apart
+    start   IN      (rows, vectors), rows start_row apart, all the same row if that is 0, panels start_panel; may be sums
+    sums    OUT     (rows, vectors), rows sums_row apart, panels sums_panel
     first, stride   with a stride only the tiles of TILE rows that begin at first, first + stride, ...
     descending      walk the panels from the last to the first
     """
@@ -196,6 +198,7 @@ cdef void multiply(const floating *a, Py_ssize_t rows, Py_ssize_t a_row, const f
     cdef Py_ssize_t a_step = tile_rows(4) if tiled else 1   # from k to k + 1
     cdef Py_ssize_t count = (vectors + 3) // 4, done = 0    # panels
     cdef Py_ssize_t v, r, k, width, height, block, step
+    cdef floating *to
     if tiled:
         a_row = 1
     while done < count:
@@ -207,6 +210,7 @@ cdef void multiply(const floating *a, Py_ssize_t rows, Py_ssize_t a_row, const f
         else:
             width = min(4, vectors - v)
         done += 2 if width == 8 else 1
+        to = sums + v // 4 * sums_panel
         height = 1 if width == 8 else tile_rows(4 if stride or tiled else width)
         step = stride if stride else height
         block = BLOCK_DEPTH if rows > step else depth
@@ -218,13 +222,15 @@ cdef void multiply(const floating *a, Py_ssize_t rows, Py_ssize_t a_row, const f
                 if floating is float:
                     tile_f32(min(height, rows - r), width, a + r * a_tile + k * a_step, a_row, a_step,
                              panels + (v * depth + k * min(width, 4)) * V, 4 * V * depth, block,
-                             <const floating *> sums + r * sums_row + v * V if k else start + r * start_row + v * V,
-                             sums_row if k else start_row, sums + r * sums_row + v * V, sums_row)
+                             <const floating *> to + r * sums_row if k else start + r * start_row + v // 4 * start_panel,
+                             sums_row if k else start_row, sums_panel if k else start_panel,
+                             to + r * sums_row, sums_row, sums_panel)
                 else:
                     tile_f64(min(height, rows - r), width, a + r * a_tile + k * a_step, a_row, a_step,
                              panels + (v * depth + k * min(width, 4)) * V, 4 * V * depth, block,
-                             <const floating *> sums + r * sums_row + v * V if k else start + r * start_row + v * V,
-                             sums_row if k else start_row, sums + r * sums_row + v * V, sums_row)
+                             <const floating *> to + r * sums_row if k else start + r * start_row + v // 4 * start_panel,
+                             sums_row if k else start_row, sums_panel if k else start_panel,
+                             to + r * sums_row, sums_row, sums_panel)
                 r += step
             k += block
 
@@ -237,13 +243,13 @@ cdef struct Share:
 
 
 cdef void recur(const floating *a, Py_ssize_t a_row, const floating *panels, Py_ssize_t depth, Py_ssize_t rows, Share share,
-                Py_ssize_t P, bint descending, const floating *start, Py_ssize_t start_row,
-                floating *z, floating *c, floating *h) noexcept nogil:
+                Py_ssize_t P, bint descending, const floating *start, Py_ssize_t start_row, Py_ssize_t start_panel,
+                floating *z, Py_ssize_t z_panel, floating *c, floating *h) noexcept nogil:
     """One forward step of the running rows: the product that completes 1, and 2 to 4 while a panel's part of z is in the cache.
 
     Walking the panels up and down on alternate steps re-uses what the last step left in the cache.
     a IN (rows, depth), rows a_row apart, h_prev or [x; h_prev]; panels IN (P, depth, 4V); start IN what is there of 1, rows
-    start_row apart, may be z; z OUT gates (rows, P, 4, V); c IN/OUT, h OUT (rows, Hp)
+    start_row apart, panels start_panel, may be z; z OUT gates, panels of (rows, 4V), z_panel apart; c IN/OUT, h OUT (rows, Hp)
     """
     cdef Py_ssize_t V = lanes(a)
     # Panels between the product and the gates: their z stays in the L1 cache, and there are cells enough to overlap.
@@ -253,13 +259,14 @@ cdef void recur(const floating *a, Py_ssize_t a_row, const floating *panels, Py_
     for n in range(groups):
         first = share.panel + group * (groups - 1 - n if descending else n)
         count = min(group, share.panel_end - first)
-        multiply(a, rows, a_row, panels + first * depth * 4 * V, 4 * count, depth, start + first * 4 * V, start_row,
-                 z + first * 4 * V, P * 4 * V, share.row, share.row_stride, descending)
+        multiply(a, rows, a_row, panels + first * depth * 4 * V, 4 * count, depth,
+                 start + first * start_panel, start_row, start_panel, z + first * z_panel, 4 * V, z_panel,
+                 share.row, share.row_stride, descending)
         r = share.row
         while r < rows:
             for q in range(r, min(r + tile_rows(4), rows)):
                 for p in range(first, first + count):
-                    forward_units(z + (q * P + p) * 4 * V, c + (q * P + p) * V, h + (q * P + p) * V)
+                    forward_units(z + p * z_panel + q * 4 * V, c + (q * P + p) * V, h + (q * P + p) * V)
             r += share.row_stride
 
 
@@ -328,7 +335,7 @@ cdef struct Forward:
     void *panels_h          # (P, H, 4V)
     void *bias_z            # (P, 4, V)
     void *chunk_x           # (rows, I)
-    void *chunk_z           # (rows, P, 4, V)
+    void *chunk_z           # (P, rows, 4, V)
     void *cell              # (B, Hp)
     void *hidden[2]         # (B, Hp) before and after a step, in turn
 
@@ -473,7 +480,7 @@ cdef void forward_part(Forward *job, int thread, fp_state caller, const floating
                 memcpy(chunk_x + (n + r) * I, at(&job.x, time_of(schedule, r, s), schedule.order[r]), I * sizeof(floating))
             n += schedule.active[s]
         multiply(chunk_x + row * I, row_end - row, I, <const floating *> job.panels_x, 4 * P, I,
-                 <const floating *> job.bias_z, 0, chunk_z + row * 4 * Hp, 4 * Hp)
+                 <const floating *> job.bias_z, 0, 4 * V, chunk_z + row * 4 * V, 4 * V, rows * 4 * V)
         if not barrier(team, thread):
             return
 
@@ -482,9 +489,10 @@ cdef void forward_part(Forward *job, int thread, fp_state caller, const floating
         for s in range(start, end):
             share = share_of(job.by_units, thread, team.size, P)
             recur(<const floating *> job.hidden[s % 2], Hp, <const floating *> job.panels_h, H, schedule.active[s], share,
-                  P, s % 2, z, 4 * Hp, z, <floating *> job.cell, <floating *> job.hidden[(s + 1) % 2])
-            scatter_step(job, share, s, P, z)
-            z += schedule.active[s] * 4 * Hp
+                  P, s % 2, z, 4 * V, rows * 4 * V, z, rows * 4 * V,
+                  <floating *> job.cell, <floating *> job.hidden[(s + 1) % 2])
+            scatter_step(job, share, s, P, z, rows * 4 * V)
+            z += schedule.active[s] * 4 * V
             poll(team, thread, caller)
             if stopped(team) or (job.by_units and not barrier(team, thread)):
                 return
@@ -506,9 +514,10 @@ cdef void forward_unpacked(Forward *job, const floating *like) noexcept nogil:
     cdef const floating *x
     cdef const floating *h_prev
     cdef floating *h
-    cdef Py_ssize_t r, s, p
+    cdef Py_ssize_t r, s, p, rows
     for s in range(schedule.steps):
-        for r in range(schedule.active[s]):
+        rows = schedule.active[s]
+        for r in range(rows):
             x = <const floating *> at(&job.x, time_of(schedule, r, s), schedule.order[r])
             h_prev = <const floating *> job.hidden[s % 2] + r * P * V
             h = <floating *> job.hidden[(s + 1) % 2] + r * P * V
@@ -519,13 +528,14 @@ cdef void forward_unpacked(Forward *job, const floating *like) noexcept nogil:
             else:
                 accumulate_f64(x, W_x, I, 4 * H, flat)
                 accumulate_f64(h_prev, W_h, H, 4 * H, flat)
-            pack_row(flat, H, 0, P, 4 * V, z + r * P * 4 * V)
+            pack_row(flat, H, 0, P, rows * 4 * V, z + r * 4 * V)
             for p in range(P):
-                forward_units(z + (r * P + p) * 4 * V, <floating *> job.cell + (r * P + p) * V, h + p * V)
-        scatter_step(job, share, s, P, z)
+                forward_units(z + (p * rows + r) * 4 * V, <floating *> job.cell + (r * P + p) * V, h + p * V)
+        scatter_step(job, share, s, P, z, rows * 4 * V)
 
 
-cdef void scatter_step(Forward *job, Share share, Py_ssize_t s, Py_ssize_t P, const floating *z) noexcept nogil:
+cdef void scatter_step(Forward *job, Share share, Py_ssize_t s, Py_ssize_t P, const floating *z,
+                       Py_ssize_t z_panel) noexcept nogil:
     """Copy what a step has computed to the caller's arrays: the rows and units of one thread."""
     cdef const Schedule *schedule = &job.schedule
     cdef Py_ssize_t V = lanes(z), H = job.H
@@ -540,7 +550,7 @@ cdef void scatter_step(Forward *job, Share share, Py_ssize_t s, Py_ssize_t P, co
             if job.y.start != NULL:
                 memcpy(<floating *> at(&job.y, t, b) + u, h + q * P * V, size)
             if job.gates.start != NULL:
-                unpack_row(z + q * P * 4 * V, H, share.panel, share.panel_end, <floating *> at(&job.gates, t, b))
+                unpack_row(z + q * 4 * V, z_panel, H, share.panel, share.panel_end, <floating *> at(&job.gates, t, b))
                 memcpy(<floating *> at(&job.c, t, b) + u, c + q * P * V, size)
             if q >= schedule.active[s + 1]:     # the row's last step
                 memcpy(<floating *> job.h_n + b * H + u, h + q * P * V, size)
@@ -570,7 +580,7 @@ cdef struct Backward:
     void *chunk_dz                  # (rows, P, 4, V)
     void *panels_dz                 # the same as (P, rows, 4, V)
     void *chunk_dx                  # (rows, Ip)
-    void *dW                        # (I + H + 1, P, 4, V)
+    void *dW                        # (P, I + H + 1, 4, V)
     void *dh                        # (B, Hp) from later steps
     void *dc                        # (B, Hp) from later steps, times f
     void *lanes                     # [i f g o c c_prev dy] x V for each thread
@@ -720,10 +730,11 @@ cdef void backward_part(Backward *job, int thread, fp_state caller, const floati
         size = team.size
         k = P * thread // size
         multiply(<const floating *> job.chunk_a, K, 0, <const floating *> job.panels_dz + k * rows * 4 * V,
-                 4 * (P * (thread + 1) // size - k), rows, dW + k * 4 * V, 4 * Hp, dW + k * 4 * V, 4 * Hp)
+                 4 * (P * (thread + 1) // size - k), rows,
+                 dW + k * K * 4 * V, 4 * V, K * 4 * V, dW + k * K * 4 * V, 4 * V, K * 4 * V)
         row, row_end = rows * thread // size, rows * (thread + 1) // size
         multiply(chunk_dz + row * 4 * Hp, row_end - row, 4 * Hp, <const floating *> job.panels_x, Ip // V, 4 * Hp,
-                 <const floating *> job.zeros, 0, chunk_dx + row * Ip, Ip)
+                 <const floating *> job.zeros, 0, 4 * V, chunk_dx + row * Ip, Ip, 4 * V)
         n = 0
         for s in range(start, job.ends[chunks]):
             for r in range(max(0, row - n), min(schedule.active[s], row_end - n)):
@@ -733,7 +744,7 @@ cdef void backward_part(Backward *job, int thread, fp_state caller, const floati
             return
 
     for k in range(K * thread // team.size, K * (thread + 1) // team.size):
-        unpack_row(dW + k * 4 * Hp, H, 0, P,
+        unpack_row(dW + k * 4 * V, K * 4 * V, H, 0, P,
                    <floating *> job.dW_x + k * 4 * H if k < I else
                    <floating *> job.dW_h + (k - I) * 4 * H if k < I + H else <floating *> job.dbias)
 
@@ -801,8 +812,8 @@ cdef void carry_back(Backward *job, Share share, Py_ssize_t s, const floating *d
     cdef Py_ssize_t P = (job.H + V - 1) // V
     cdef Py_ssize_t Hp = P * V
     multiply(dz, job.schedule.active[s], 4 * Hp, <const floating *> job.panels_h + share.panel * V * 4 * Hp,
-             share.panel_end - share.panel, 4 * Hp, <const floating *> job.zeros, 0,
-             <floating *> job.dh + share.panel * V, Hp, share.row, share.row_stride)
+             share.panel_end - share.panel, 4 * Hp, <const floating *> job.zeros, 0, 4 * V,
+             <floating *> job.dh + share.panel * V, Hp, 4 * V, share.row, share.row_stride)
 
 
 # -------------------------------------------------------------------------------------------- the activations, for the tests

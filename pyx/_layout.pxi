@@ -25,13 +25,14 @@ cdef inline void pack_row(const floating *row, Py_ssize_t H, Py_ssize_t p, Py_ss
         to += stride
 
 
-cdef void unpack_row(const floating *z, Py_ssize_t H, Py_ssize_t panel, Py_ssize_t panel_end, floating *to) noexcept nogil:
-    """The inverse of `pack_row` with stride 4V, for some of the panels."""
+cdef void unpack_row(const floating *z, Py_ssize_t stride, Py_ssize_t H, Py_ssize_t panel, Py_ssize_t panel_end,
+                     floating *to) noexcept nogil:
+    """The inverse of `pack_row`, for some of the panels; z points at the first of all."""
     cdef Py_ssize_t V = lanes(z)
     cdef Py_ssize_t p, g
     for g in range(4):
         for p in range(panel, panel_end):
-            copy_lanes(to + g * H + p * V, z + (p * 4 + g) * V, H - p * V)
+            copy_lanes(to + g * H + p * V, z + p * stride + g * V, H - p * V)
 
 
 cdef void pack(const floating *W, Py_ssize_t depth, Py_ssize_t H, Py_ssize_t k, Py_ssize_t k_end,

@@ -187,7 +187,8 @@ cdef void stream_step(Stream stream, const floating *x, floating *out) noexcept 
             memcpy(operands_of(layer, r, x), <const floating *> h + r * Hp if k else x + r * layer.I,
                    layer.I * sizeof(floating))
         recur(operands_of(layer, 0, x), layer.row, <const floating *> layer.panels, layer.depth, stream.rows, share, P,
-              stream.descending, <const floating *> layer.bias_z, 0, <floating *> stream.z, <floating *> layer.c, h)
+              stream.descending, <const floating *> layer.bias_z, 0, 4 * V, <floating *> stream.z, stream.rows * 4 * V,
+              <floating *> layer.c, h)
         for r in range(stream.rows):
             memcpy(operands_of(layer, r, x) + layer.I, h + r * Hp, H * sizeof(floating))
     for r in range(stream.rows):

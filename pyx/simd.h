@@ -233,14 +233,14 @@ CLSTM_INLINE TYPE(vec) TYPE(sigmoid)(TYPE(vec) x)
  *   sums   IN/OUT (rows, width) vectors, rows sums_row elements apart */
 CLSTM_INLINE void TYPE(tile_of)(const int rows, const int width, const REAL *a, ptrdiff_t a_row, ptrdiff_t a_step,
                                 const REAL *panel, ptrdiff_t next, ptrdiff_t depth, const REAL *start, ptrdiff_t start_row,
-                                REAL *sums, ptrdiff_t sums_row)
+                                ptrdiff_t start_next, REAL *sums, ptrdiff_t sums_row, ptrdiff_t sums_next)
 {
     enum { V = TYPE(LANES) };
     const int panel_width = width > 4 ? 4 : width;
     TYPE(vec) sum[CLSTM_TILE_ROWS][8];
     CLSTM_UNROLL for (int r = 0; r < rows; r++)
         CLSTM_UNROLL for (int v = 0; v < width; v++)
-            sum[r][v] = *(const TYPE(vec) *)(start + r * start_row + v * V);
+            sum[r][v] = *(const TYPE(vec) *)(start + r * start_row + (v / 4) * start_next + (v % 4) * V);
     for (ptrdiff_t k = 0; k < depth; k++) {
         CLSTM_UNROLL for (int r = 0; r < rows; r++) {
             TYPE(vec) x = TYPE(broadcast)(a[r * a_row]);
@@ -252,17 +252,18 @@ CLSTM_INLINE void TYPE(tile_of)(const int rows, const int width, const REAL *a, 
     }
     CLSTM_UNROLL for (int r = 0; r < rows; r++)
         CLSTM_UNROLL for (int v = 0; v < width; v++)
-            *(TYPE(vec) *)(sums + r * sums_row + v * V) = sum[r][v];
+            *(TYPE(vec) *)(sums + r * sums_row + (v / 4) * sums_next + (v % 4) * V) = sum[r][v];
 }
 
 /* As tile_of, for any rows <= clstm_tile_rows(width) and width <= 4, or rows = 1 and width = 8. */
 static void TYPE(tile)(ptrdiff_t rows, ptrdiff_t width, const REAL *a, ptrdiff_t a_row, ptrdiff_t a_step, const REAL *panel,
-                       ptrdiff_t next, ptrdiff_t depth, const REAL *start, ptrdiff_t start_row, REAL *sums, ptrdiff_t sums_row)
+                       ptrdiff_t next, ptrdiff_t depth, const REAL *start, ptrdiff_t start_row, ptrdiff_t start_next,
+                       REAL *sums, ptrdiff_t sums_row, ptrdiff_t sums_next)
 {
 #define CASE(R, W) \
     case (R) * 16 + (W): \
         if ((R) * (W) <= CLSTM_SUMS) \
-            TYPE(tile_of)(R, W, a, a_row, a_step, panel, next, depth, start, start_row, sums, sums_row); \
+            TYPE(tile_of)(R, W, a, a_row, a_step, panel, next, depth, start, start_row, start_next, sums, sums_row, sums_next); \
         return;
 #define ROWS(W) CASE(1, W) CASE(2, W) CASE(3, W) CASE(4, W) CASE(5, W) CASE(6, W)
     switch (rows * 16 + width) {
