@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Self
 
@@ -20,6 +20,7 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from . import _check, _dispatch
 from ._check import FileFormatError
+from ._parameters import Parameters
 from .stream import Stream
 
 Array = NDArray[Any]
@@ -121,7 +122,7 @@ class Trace:
     h: Array
 
 
-class LSTM:
+class LSTM(Parameters):
     """Long short-term memory network on the CPU, forward and backward.
 
     Parameters
@@ -293,35 +294,6 @@ class LSTM:
             forget_bias = 1.0 if self.forget_bias is None and self.init == "glorot" else self.forget_bias
             if self.bias and forget_bias is not None:
                 bias[H : 2 * H] = forget_bias
-
-    def state_dict(self) -> dict[str, Array]:
-        """Return copies of all parameters by name."""
-        return {name: value.copy(order="C") for name, value in self.params.items()}
-
-    def load_state_dict(self, state_dict: Mapping[str, ArrayLike], strict: bool = True) -> None:
-        """Copy parameters in from a mapping of names to arrays; either all are taken or none.
-
-        Parameters
-        ----------
-        state_dict : mapping of str to array_like
-            As `state_dict` returns it.
-        strict : bool, default True
-            Refuse missing and unexpected names.  With False both are passed over; shapes are checked all the same.
-
-        Raises
-        ------
-        ValueError, TypeError
-            A name is missing or unexpected, or an entry has another shape or no real numbers.
-        """
-        _check.entries("state_dict", state_dict, self.params, _check.boolean("strict", strict))
-        taken = {
-            name: _check.shaped(f"state_dict[{name!r}]", state_dict[name], self.dtype, value.shape)
-            for name, value in self.params.items()
-            if name in state_dict
-        }
-        taken = {name: value.copy() for name, value in taken.items()}  # an entry may be a view of these parameters
-        for name, value in taken.items():
-            self.params[name][...] = value
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write parameters and constructor arguments to a safetensors file, whole or not at all.

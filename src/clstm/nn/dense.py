@@ -5,18 +5,18 @@ One block (I + 1, O) holds the weights and, in its last row, the bias; `params` 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from .. import _check
+from .._parameters import Parameters
 
 Array = NDArray[Any]
 
 
-class Dense:
+class Dense(Parameters):
     """Affine map of the last axis, ``y = x @ weight.T + bias``, forward and backward.
 
     Parameters
@@ -81,34 +81,6 @@ class Dense:
         block = flat.reshape(-1, self.output_size)
         weight = {"weight": block[: self.input_size].T}
         return weight | {"bias": block[-1]} if self.bias else weight
-
-    def state_dict(self) -> dict[str, Array]:
-        """Return copies of all parameters by name."""
-        return {name: value.copy(order="C") for name, value in self.params.items()}
-
-    def load_state_dict(self, state_dict: Mapping[str, ArrayLike], strict: bool = True) -> None:
-        """Copy parameters in from a mapping of names to arrays; either all are taken or none.
-
-        Parameters
-        ----------
-        state_dict : mapping of str to array_like
-            As `state_dict` returns it.
-        strict : bool, default True
-            Refuse missing and unexpected names.  With False both are passed over; shapes are checked all the same.
-
-        Raises
-        ------
-        ValueError, TypeError
-            A name is missing or unexpected, or an entry has another shape or no real numbers.
-        """
-        _check.entries("state_dict", state_dict, self.params, _check.boolean("strict", strict))
-        taken = {
-            name: _check.shaped(f"state_dict[{name!r}]", state_dict[name], self.dtype, value.shape).copy()
-            for name, value in self.params.items()
-            if name in state_dict
-        }
-        for name, value in taken.items():
-            self.params[name][...] = value
 
     def __getstate__(self) -> dict[str, Any]:
         """Everything but the views, which `__setstate__` makes anew, and the tape."""
