@@ -7,7 +7,7 @@
 # Notation
 #   V            numbers in a vector; P = ceil(H / V) panels cover the hidden units, Hp = P V of them with padding
 #   panel        the weights of V units, all four gates side by side: rows (k) of [i f g o] x V numbers
-#   z            pre-activations, later gates, of one row: P x [i f g o] x V
+#   z            pre-activations, later gates: panel after panel, in each the [i f g o] x V of all rows
 #   row          place in a workspace: sequences ordered by length, longest first, so that those still running are a prefix
 #   s, t         step in the order of computation; time index (they differ in the reverse direction)
 #   IN, OUT      what a pointer argument is read or written for
@@ -714,14 +714,14 @@ cdef void backward_part(Backward *job, int thread, fp_state caller, const floati
 
         # 4' to 2', and the carry to the step before.
         n = rows
+        share = share_of(job.by_units, thread, team.size, P)
         for s in range(job.ends[chunks] - 1, start - 1, -1):
             n -= schedule.active[s]
-            share = share_of(job.by_units, thread, team.size, P)
             differentiate_step(job, share, thread, s, n, rows, like)
             poll(team, thread, caller)
             if stopped(team) or (job.by_units and not barrier(team, thread)):
                 return
-            share = share_of(job.by_units, thread, team.size, P)
+            share = share_of(job.by_units, thread, team.size, P)    # a barrier may have left this thread alone
             carry_back(job, share, s, chunk_dz + n * 4 * Hp)
         if not barrier(team, thread):
             return
