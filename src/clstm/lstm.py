@@ -20,7 +20,7 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from . import _check, _dispatch
 from ._check import FileFormatError
-from ._parameters import Parameters
+from ._sequences import ArrayPool, Cell, SequenceLayer, draw_weights
 from .stream import Stream
 
 Array = NDArray[Any]
@@ -42,14 +42,6 @@ _SAVED = (
     "forget_bias",
     "init",
 )
-
-
-class _Cell(NamedTuple):
-    """The weights (or their gradients) of one layer in one direction, as the kernels take them; views of a flat array."""
-
-    W_x: Array  # (I_k, 4H)
-    W_h: Array  # (H, 4H)
-    bias: Array  # (4H,)
 
 
 class _Direction(NamedTuple):
@@ -79,26 +71,6 @@ class _Tape(NamedTuple):
     batched: bool
 
 
-class _ArrayPool:
-    """The arrays of a tape that is no longer needed, for the next one: fresh memory costs a page fault every 4 KB."""
-
-    MOST_BYTES = 256 << 20
-
-    def __init__(self) -> None:
-        self._arrays: list[Array] = []
-
-    def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
-        """Return an array with any content, like np.empty."""
-        for n, array in enumerate(self._arrays):
-            if array.shape == shape and array.dtype == dtype:
-                return self._arrays.pop(n)
-        return np.empty(shape, dtype)
-
-    def replace(self, arrays: list[Array]) -> None:
-        """Drop what is left and take these."""
-        self._arrays = arrays if sum(array.nbytes for array in arrays) <= self.MOST_BYTES else []
-
-
 @dataclass(frozen=True)
 class Trace:
     """Gates and states of every step, as `LSTM.trace` returns them.
@@ -122,7 +94,7 @@ class Trace:
     h: Array
 
 
-class LSTM(Parameters):
+class LSTM(SequenceLayer):
     """Long short-term memory network on the CPU, forward and backward.
 
     Parameters
@@ -250,7 +222,7 @@ class LSTM(Parameters):
         rows = self.input_size + H + self.bias + further * (D * H + H + self.bias)
         return rows * D * 4 * H
 
-    def _views(self, flat: Array) -> tuple[list[_Cell], dict[str, Array]]:
+    def _views(self, flat: Array) -> tuple[list[Cell], dict[str, Array]]:
         """Cut a flat array into blocks (I_k + H + 1, 4H), rows [inputs; hidden units; bias], and name their parts."""
         H = self.hidden_size
         cells, named, start = [], {}, 0
@@ -260,7 +232,7 @@ class LSTM(Parameters):
                 rows = I_k + H + self.bias
                 block = flat[start : start + rows * 4 * H].reshape(rows, 4 * H)
                 start += block.size
-                cell = _Cell(block[:I_k], block[I_k : I_k + H], block[-1] if self.bias else np.zeros(4 * H, flat.dtype))
+                cell = Cell(block[:I_k], block[I_k : I_k + H], block[-1] if self.bias else np.zeros(4 * H, flat.dtype))
                 cells.append(cell)
                 named[f"weight_ih_l{k}{suffix}"] = cell.W_x.T
                 named[f"weight_hh_l{k}{suffix}"] = cell.W_h.T
@@ -273,27 +245,19 @@ class LSTM(Parameters):
         self.flat_params = flat_params
         self.flat_grads = np.zeros_like(flat_params) if flat_grads is None else flat_grads
         self._tape: _Tape | None = None
-        self._pool = _ArrayPool()
+        self._pool = ArrayPool()
         self._fresh: Array | None = None  # where a backward pass computes gradients, until all are there
         self._cells, self.params = self._views(self.flat_params)
         _, self.grads = self._views(self.flat_grads)
         self._functions = _dispatch.backend(self.backend, self.dtype)
 
     def _initialise(self) -> None:
-        H, rng = self.hidden_size, self._rng
-        for W_x, W_h, bias in self._cells:
-            if self.init == "torch":
-                for part in (W_x, W_h, bias) if self.bias else (W_x, W_h):
-                    part[...] = rng.uniform(-1.0, 1.0, part.shape) / np.sqrt(H)
-            else:
-                limit = np.sqrt(6.0 / (len(W_x) + H))
-                W_x[...] = rng.uniform(-limit, limit, W_x.shape)
-                for gate in np.split(W_h, 4, axis=1):
-                    q, r = np.linalg.qr(rng.standard_normal((H, H)))
-                    gate[...] = q * np.sign(np.diag(r))
-            forget_bias = 1.0 if self.forget_bias is None and self.init == "glorot" else self.forget_bias
+        H = self.hidden_size
+        forget_bias = 1.0 if self.forget_bias is None and self.init == "glorot" else self.forget_bias
+        for cell in self._cells:
+            draw_weights(cell, self.init, self._rng, self.bias)
             if self.bias and forget_bias is not None:
-                bias[H : 2 * H] = forget_bias
+                cell.bias[H : 2 * H] = forget_bias
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write parameters and constructor arguments to a safetensors file, whole or not at all.
@@ -368,18 +332,6 @@ class LSTM(Parameters):
 
     # -------------------------------------------------------------------------------------------------- arguments
 
-    def _sequence(self, name: str, value: ArrayLike, features: int) -> tuple[Array, bool]:
-        """Return a sequence argument as (T, B, features), and whether it came with a batch axis."""
-        given = _check.array(name, value, self.dtype)
-        if given.ndim == 2:
-            _check.shape(name, given, ("T", features))
-            return given[:, None], False
-        if given.ndim != 3:
-            batched = f"(B, T, {features})" if self.batch_first else f"(T, B, {features})"
-            raise ValueError(f"{name}: expected shape {batched} or (T, {features}), got {given.shape}")
-        _check.shape(name, given, ("B", "T", features) if self.batch_first else ("T", "B", features))
-        return (given.swapaxes(0, 1) if self.batch_first else given), True
-
     def _state(self, names: str, state: PartialState | None, B: int, batched: bool, *, copy: bool = False) -> State:
         """Return a state argument as two contiguous (num_layers * num_directions, B, H); None means zeros.
 
@@ -396,12 +348,6 @@ class LSTM(Parameters):
             for n, value in enumerate(_check.pair(label, state, parts))
         )
         return (h.copy(), c.copy()) if copy else (np.ascontiguousarray(h), np.ascontiguousarray(c))
-
-    def _public(self, sequence: Array, batched: bool) -> Array:
-        """Lay out a (T, B, features) result as the user's input was."""
-        if not batched:
-            return sequence[:, 0]
-        return sequence.swapaxes(0, 1) if self.batch_first else sequence
 
     # ------------------------------------------------------------------------------------------------- the passes
 
@@ -531,12 +477,7 @@ class LSTM(Parameters):
         accumulate = _check.boolean("accumulate", accumulate)
         T, B, _ = tape.layers[0].x.shape
         H, D = self.hidden_size, self.num_directions
-        if dy is None:
-            d_above = np.zeros((T, B, D * H), self.dtype)
-        else:
-            expected: tuple[int, ...] = (T, B, D * H) if not self.batch_first else (B, T, D * H)
-            d_above = _check.shaped("dy", dy, self.dtype, expected if tape.batched else (T, D * H))
-            d_above = self._sequence("dy", d_above, D * H)[0]
+        d_above = self._output_derivative(dy, (T, B, D * H), tape.batched)
         dh_n, dc_n = self._state("dstate (dh_n, dc_n)", dstate, B, tape.batched)
 
         if self._fresh is None:
@@ -590,10 +531,7 @@ class LSTM(Parameters):
         """
         if self.bidirectional:
             raise ValueError("step: expected a unidirectional LSTM; the reverse direction needs the whole sequence first")
-        x = _check.array("x_t", x_t, self.dtype)
-        batched = x.ndim != 1
-        _check.shape("x_t", x, ("B", self.input_size) if batched else (self.input_size,))
-        x = np.ascontiguousarray(x if batched else x[None])
+        x, batched = self._time_step(x_t)
         h_prev, c_prev = self._state("state (h, c)", state, len(x), batched)
         h, c = np.empty_like(h_prev), np.empty_like(c_prev)
         for k, cell in enumerate(self._cells):
