@@ -1,15 +1,18 @@
-"""LSTM for the CPU, in NumPy's world: `clstm.LSTM`, and `clstm.reference`, its definition."""
+"""LSTM for the CPU, in NumPy's world: `clstm.LSTM`, `clstm.RNN` to compare it with, and `clstm.reference`, their definition."""
 
 from . import reference
 from ._check import FileFormatError
 from ._info import show_config
 from ._threads import get_num_threads, set_num_threads
 from .lstm import LSTM, Trace
+from .rnn import RNN, RNNTrace
 from .stream import Stream
 
 __all__ = [
     "LSTM",
+    "RNN",
     "FileFormatError",
+    "RNNTrace",
     "Stream",
     "Trace",
     "__version__",

@@ -29,6 +29,8 @@ class Backend(Protocol):
     forward: Any
     backward: Any
     step: Any
+    rnn_forward: Any
+    rnn_backward: Any
     Stream: Any
 
 

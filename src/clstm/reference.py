@@ -1,4 +1,4 @@
-"""The definition of the LSTM: forward and backward in plain NumPy, one equation a line.
+"""The definition of the LSTM, and of the plain RNN: forward and backward in plain NumPy, one equation a line.
 
 The compiled kernels offer the same functions and are tested against these.  NumPy is all that is needed, and
 nothing here casts to float, so a complex step through `forward` yields exact derivatives.
@@ -40,11 +40,32 @@ gradient neither vanishes nor explodes.  That is what the architecture is for.
 Rows of different lengths: row b takes part in its first ``lengths[b]`` steps, and its state passes by unchanged afterwards.  In
 the reverse direction it starts at its own last real step.  What lies beyond is padding: never read, and 0 in every output.
 
+The plain RNN
+-------------
+To compare with: no gates, no cell, and the weights are ``W_x (I, H)``, ``W_h (H, H)`` and ``bias (H,)``.  Forward::
+
+    5   z   = x_t @ W_x + h_prev @ W_h + bias   (B, H)     pre-activations
+    6   h_t = tanh(z)                           (B, H)     hidden state, which is also the output y_t
+
+Backward, from the last step to the first, by the same argument: the loss sees ``h_t`` through ``y_t`` and through ``z`` of the
+step after::
+
+    6'  dh_t  = dy_t + dz_next @ W_h.T                      (5, one step later, is where h_t went)
+        dz    = dh_t * (1 - h_t^2)                          tanh' = 1 - tanh^2; nothing but y need be kept
+    5'  dx_t  = dz @ W_x.T                                  (B, I)
+        dW_x += x_t.T @ dz                                  (I, H)    sums over the steps, as in 1'
+        dW_h += h_prev.T @ dz                               (H, H)
+        dbias += sum of dz over the rows                    (H,)
+
+Each step back multiplies the gradient by ``(1 - h_t^2)``, at most 1, and by ``W_h.T``: a product of as many matrices as there
+are steps, which vanishes or explodes.  There is no way around it as there is along the cell of an LSTM.
+
 Sources
 -------
 S. Hochreiter, J. Schmidhuber, "Long short-term memory", Neural Computation 9(8), 1997 (cell and gates);
 F. A. Gers, J. Schmidhuber, F. Cummins, "Learning to forget: continual prediction with LSTM", Neural Computation 12(10),
-2000 (the forget gate).
+2000 (the forget gate);
+J. L. Elman, "Finding structure in time", Cognitive Science 14(2), 1990 (the plain RNN).
 """
 
 from __future__ import annotations
@@ -55,7 +76,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Stream", "backward", "forward", "sigmoid", "step"]
+__all__ = ["Stream", "backward", "forward", "rnn_backward", "rnn_forward", "sigmoid", "step"]
 
 Array = NDArray[Any]
 Rows = slice | NDArray[np.intp]
@@ -243,6 +264,98 @@ def step(
     lengths = np.ones(len(x), np.intp)
     y = np.empty_like(h)
     forward(x[None], W_x, W_h, bias, h_prev, c_prev, lengths, False, y[None], None, None, h, c)
+
+
+def rnn_forward(
+    x: Array,
+    W_x: Array,
+    W_h: Array,
+    bias: Array,
+    h_0: Array,
+    lengths: NDArray[np.intp],
+    y: Array,
+    h_n: Array,
+) -> None:
+    """Run a plain RNN over whole sequences.
+
+    The equations are numbered as in the module's docstring.  Arrays marked OUT are given by the caller and overwritten.
+
+    Parameters
+    ----------
+    x : ndarray of shape (T, B, I)
+    W_x, W_h, bias : ndarrays of shape (I, H), (H, H), (H,)
+    h_0 : ndarray of shape (B, H)
+        State before the first step.
+    lengths : ndarray of shape (B,), dtype intp
+        Number of real steps of each row, at most T.
+    y : OUT, ndarray of shape (T, B, H)
+        Hidden states; 0 on padding.  All that `rnn_backward` needs.
+    h_n : OUT, ndarray of shape (B, H)
+        State after each row's last step.
+
+    Examples
+    --------
+    One unit over two steps:
+
+    >>> x, W, bias, h_0 = np.ones((2, 1, 1)), np.ones((1, 1)), np.zeros(1), np.zeros((1, 1))
+    >>> y, h_n = np.empty((2, 1, 1)), np.empty((1, 1))
+    >>> rnn_forward(x, W, W, bias, h_0, np.array([2]), y, h_n)
+    >>> y.ravel().round(4)
+    array([0.7616, 0.9427])
+    """
+    y[...] = 0
+    h_n[...] = h_0
+    for t, rows, _ in _steps(lengths, False):
+        z = x[t, rows] @ W_x + h_n[rows] @ W_h + bias  # 5
+        h_t = np.tanh(z)  # 6
+        h_n[rows], y[t, rows] = h_t, h_t
+
+
+def rnn_backward(
+    dy: Array,
+    dh_n: Array,
+    x: Array,
+    W_x: Array,
+    W_h: Array,
+    h_0: Array,
+    lengths: NDArray[np.intp],
+    y: Array,
+    dx: Array,
+    dW_x: Array,
+    dW_h: Array,
+    dbias: Array,
+    dh_0: Array,
+) -> None:
+    """Walk `rnn_forward` back: from the derivatives of a loss by the outputs to those by everything else.
+
+    The equations are numbered as in the module's docstring.  Arrays marked OUT are given by the caller and overwritten.
+
+    Parameters
+    ----------
+    dy : ndarray of shape (T, B, H)
+        Derivative of the loss by `y`, without what flows through later steps.  Padding is not read.
+    dh_n : ndarray of shape (B, H)
+        Derivative by the final state.
+    x, W_x, W_h, h_0, lengths : as given to `rnn_forward`
+    y : as `rnn_forward` left it
+    dx : OUT, ndarray of shape (T, B, I)
+        0 on padding.
+    dW_x, dW_h, dbias : OUT, ndarrays of shape (I, H), (H, H), (H,)
+    dh_0 : OUT, ndarray of shape (B, H)
+    """
+    for out in (dx, dW_x, dW_h, dbias):
+        out[...] = 0
+    dh_0[...] = dh_n  # what the steps after the current one ask of h
+    for t, rows, s in reversed(list(_steps(lengths, False))):
+        h_prev = y[t - 1, rows] if s else h_0[rows]
+        dh = dy[t, rows] + dh_0[rows]  # 6'
+        dz = dh * (1 - y[t, rows] ** 2)
+
+        dx[t, rows] = dz @ W_x.T  # 5'
+        dW_x += x[t, rows].T @ dz
+        dW_h += h_prev.T @ dz
+        dbias += dz.sum(axis=0)
+        dh_0[rows] = dz @ W_h.T
 
 
 class Stream:
