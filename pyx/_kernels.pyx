@@ -848,3 +848,4 @@ cdef int activate(const floating[::1] x, floating[::1] out, bint logistic) excep
 
 
 include "_stream.pxi"
+include "_rnn.pxi"

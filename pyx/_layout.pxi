@@ -105,7 +105,7 @@ cdef int release(Workspace *workspace, bint cancelled) except -1:
     if cancelled:
         return -1           # the exception is set
     if workspace.failed:
-        raise MemoryError("not enough memory for the workspace of an LSTM layer")
+        raise MemoryError("not enough memory for the workspace of a layer")
     if not intact:
         raise SystemError("a kernel wrote beyond its workspace")
     return 0

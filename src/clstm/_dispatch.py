@@ -20,7 +20,7 @@ BUILDS = {
     "x86_64_v3": "clstm._kernels_x86_64_v3",
     "baseline": "clstm._kernels",
 }
-FUNCTIONS = ("forward", "backward", "step")
+FUNCTIONS = ("forward", "backward", "step", "rnn_forward", "rnn_backward")
 
 
 class Backend(Protocol):

@@ -58,6 +58,31 @@ def step(
     h: NDArray[Any],
     c: NDArray[Any],
 ) -> None: ...
+def rnn_forward(
+    x: NDArray[Any],
+    W_x: NDArray[Any],
+    W_h: NDArray[Any],
+    bias: NDArray[Any],
+    h_0: NDArray[Any],
+    lengths: NDArray[np.intp],
+    y: NDArray[Any],
+    h_n: NDArray[Any],
+) -> None: ...
+def rnn_backward(
+    dy: NDArray[Any],
+    dh_n: NDArray[Any],
+    x: NDArray[Any],
+    W_x: NDArray[Any],
+    W_h: NDArray[Any],
+    h_0: NDArray[Any],
+    lengths: NDArray[np.intp],
+    y: NDArray[Any],
+    dx: NDArray[Any],
+    dW_x: NDArray[Any],
+    dW_h: NDArray[Any],
+    dbias: NDArray[Any],
+    dh_0: NDArray[Any],
+) -> None: ...
 def sigmoid(x: NDArray[Any], out: NDArray[Any]) -> None: ...
 def tanh(x: NDArray[Any], out: NDArray[Any]) -> None: ...
 
