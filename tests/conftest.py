@@ -62,11 +62,11 @@ def load_build(build):
 
 
 def functions_of(build, dtype):
-    """Return forward, backward and step of a kernel build for a dtype, or the definition's for "reference"."""
+    """Return the functions of a kernel build for a dtype, or the definition's for "reference"."""
     if build == "reference":
         return reference
     module = load_build(build)
-    return SimpleNamespace(**{name: getattr(module, name)[CTYPES[dtype]] for name in ("forward", "backward", "step")})
+    return SimpleNamespace(**{name: getattr(module, name)[CTYPES[dtype]] for name in _dispatch.FUNCTIONS})
 
 
 @contextlib.contextmanager
@@ -150,6 +150,21 @@ def assert_same_bits(got, expected, name="array"):
     np.testing.assert_array_equal(got, expected, err_msg=name)
 
 
+def keeps_denormals():
+    """Whether this thread computes with denormals and rounds to nearest, in scalars and in vectors."""
+    tiny32, tiny64 = np.float32(1e-40), np.float64(1e-310)
+    kept = [tiny32 * np.float32(1) == tiny32, tiny64 * 1.0 == tiny64, float(tiny64) * 0.5 > 0]
+    kept += [(np.full(64, tiny) * tiny.dtype.type(0.5) > 0).all() for tiny in (tiny32, tiny64)]
+    one = np.float32(1)
+    kept += [one + np.float32(2**-24) == one, one + np.float32(1.5 * 2**-24) > one, -one - np.float32(2**-24) == -one]
+    return all(kept)
+
+
+def denormals(array):
+    """Count the denormal numbers of an array."""
+    return np.count_nonzero((array != 0) & (np.abs(array) < np.finfo(array.dtype).tiny))
+
+
 FORWARD_RESULTS = ("y", "h_n", "c_n")
 BACKWARD_RESULTS = ("dx", "dW_x", "dW_h", "dbias", "dh_0", "dc_0")
 
@@ -230,7 +245,7 @@ def make_case(T, B, I, H, dtype="float64", *, reverse=False, lengths=None, seed=
     return case.astype(dtype)
 
 
-def _locked(array):
+def locked(array):
     """Return a read-only copy: a function that writes to an input, or takes no constant one, raises."""
     copy = array.copy()
     copy.flags.writeable = False
@@ -247,7 +262,7 @@ def run_forward(functions, case, *, tape=True, strided=False):
     y = wide[:, :, H : 2 * H] if strided else np.full((T, B, H), np.nan, case.dtype)
     gates, c = (np.full((T, B, n * H), np.nan, case.dtype) if tape else None for n in (4, 1))
     h_n, c_n = np.full_like(case.h_0, np.nan), np.full_like(case.c_0, np.nan)
-    inputs = [_locked(getattr(case, name)) for name in ("x", "W_x", "W_h", "bias", "h_0", "c_0", "lengths")]
+    inputs = [locked(getattr(case, name)) for name in ("x", "W_x", "W_h", "bias", "h_0", "c_0", "lengths")]
     functions.forward(*inputs, case.reverse, y, gates, c, h_n, c_n)
     assert np.isnan(wide[:, :, :H]).all()
     assert np.isnan(wide[:, :, 2 * H :]).all()
@@ -257,14 +272,14 @@ def run_forward(functions, case, *, tape=True, strided=False):
 def run_backward(functions, case, tape, *, strided=False):
     """Run backward on the result of `run_forward`, into arrays full of NaN."""
     H = len(case.W_h)
-    y, gates, c = (_locked(tape[name]) for name in ("y", "gates", "c"))
-    dy = _locked(case.dy)
+    y, gates, c = (locked(tape[name]) for name in ("y", "gates", "c"))
+    dy = locked(case.dy)
     if strided:
         rest = np.full_like(y, np.nan)
         y, dy = (np.concatenate([rest, v, rest], axis=2)[:, :, H : 2 * H] for v in (y, dy))
     out = {"d" + name: np.full_like(getattr(case, name), np.nan) for name in ("x", "W_x", "W_h", "bias", "h_0", "c_0")}
     dh_n, dc_n, x, W_x, W_h, h_0, c_0, lengths = (
-        _locked(getattr(case, name)) for name in ("dh_n", "dc_n", "x", "W_x", "W_h", "h_0", "c_0", "lengths")
+        locked(getattr(case, name)) for name in ("dh_n", "dc_n", "x", "W_x", "W_h", "h_0", "c_0", "lengths")
     )
     functions.backward(dy, dh_n, dc_n, x, W_x, W_h, h_0, c_0, lengths, case.reverse, y, gates, c, *out.values())
     return out
@@ -288,18 +303,23 @@ def loss(case, y, h_n, c_n):
     return (case.dy * y)[case.is_real].sum() + (case.dh_n * h_n).sum() + (case.dc_n * c_n).sum()
 
 
-def complex_step_gradients(case):
-    """Differentiate `loss` of the definition's forward by every single input: imag(loss(v + 1e-30j)) / 1e-30."""
+def definition_loss(case):
+    """Return `loss` of the definition's forward."""
+    result = run_forward(reference, case, tape=False)
+    return loss(case, result["y"], result["h_n"], result["c_n"])
+
+
+def complex_step_gradients(case, loss_of=definition_loss, names=("x", "W_x", "W_h", "bias", "h_0", "c_0")):
+    """Differentiate a loss by every single input: imag(loss(v + 1e-30j)) / 1e-30."""
     gradients = {}
-    for name in ("x", "W_x", "W_h", "bias", "h_0", "c_0"):
+    for name in names:
         gradient = np.zeros_like(getattr(case, name))
         for index in np.ndindex(gradient.shape):
             if name == "x" and not case.is_real[index[:2]]:
                 continue
             moved = case.astype(np.complex128)
             getattr(moved, name)[index] += 1e-30j
-            result = run_forward(reference, moved, tape=False)
-            gradient[index] = loss(case, result["y"], result["h_n"], result["c_n"]).imag / 1e-30
+            gradient[index] = loss_of(moved).imag / 1e-30
         gradients["d" + name] = gradient
     return gradients
 

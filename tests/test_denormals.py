@@ -12,8 +12,10 @@ from conftest import (
     assert_same_bits,
     build_lstm,
     build_lstm_on,
+    denormals,
     draw_inputs,
     functions_of,
+    keeps_denormals,
     make_case,
     run,
     run_python,
@@ -24,20 +26,6 @@ from conftest import (
 from clstm import reference
 
 posix = pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals")
-
-
-def keeps_denormals():
-    """Whether this thread computes with denormals and rounds to nearest, in scalars and in vectors."""
-    tiny32, tiny64 = np.float32(1e-40), np.float64(1e-310)
-    kept = [tiny32 * np.float32(1) == tiny32, tiny64 * 1.0 == tiny64, float(tiny64) * 0.5 > 0]
-    kept += [(np.full(64, tiny) * tiny.dtype.type(0.5) > 0).all() for tiny in (tiny32, tiny64)]
-    one = np.float32(1)
-    kept += [one + np.float32(2**-24) == one, one + np.float32(1.5 * 2**-24) > one, -one - np.float32(2**-24) == -one]
-    return all(kept)
-
-
-def denormals(array):
-    return np.count_nonzero((array != 0) & (np.abs(array) < np.finfo(array.dtype).tiny))
 
 
 def use(lstm, T, B):

@@ -102,7 +102,7 @@ def test_config_tells_the_build_in_use():
     json.dumps(config)
 
 
-@pytest.mark.parametrize("name", ["forward", "backward", "step"])
+@pytest.mark.parametrize("name", _dispatch.FUNCTIONS)
 def test_backend_for_a_dtype_is_the_functions_of_the_chosen_build(name, dtype):
     kernels = importlib.import_module(_dispatch.BUILDS[_dispatch.isa])
     got = getattr(_dispatch.backend("auto", np.dtype(dtype)), name)

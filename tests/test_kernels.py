@@ -23,7 +23,7 @@ from conftest import (
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clstm import reference
+from clstm import _dispatch, reference
 
 # Every pair of a batch and a hidden size; time and input sizes take turns, so that each meets each.
 TIMES, BATCHES, INPUTS, HIDDEN = (2, 7, 1, 40), (1, 2, 3, 7, 8, 33), (2, 5, 1, 20, 40), (1, 3, 7, 8, 9, 15, 16, 17, 33, 100)
@@ -230,14 +230,14 @@ def test_backward_overwrites_old_values(build, dtype):
         assert_same_bits(value, expected[name], name)
 
 
-@pytest.mark.parametrize("name", ["forward", "backward", "step"])
+@pytest.mark.parametrize("name", _dispatch.FUNCTIONS)
 def test_twins_have_the_same_names_and_arguments(build, dtype, name):
     expected = inspect.signature(getattr(reference, name))
     got = inspect.signature(getattr(functions_of(build, dtype), name))
     assert [(p.name, p.default) for p in got.parameters.values()] == [(p.name, p.default) for p in expected.parameters.values()]
 
 
-@pytest.mark.parametrize("name", ["forward", "backward", "step"])
+@pytest.mark.parametrize("name", _dispatch.FUNCTIONS)
 def test_kernels_refuse_none_and_the_wrong_dtype(build, dtype, name):
     case = make_case(2, 3, 2, 5, "float64" if dtype == "float32" else "float32")
     function = getattr(functions_of(build, dtype), name)
