@@ -56,7 +56,7 @@ cdef extern from "team.h" nogil:
     ctypedef struct Team "clstm_team":
         int size
         int cancelled
-        double polled
+        double polled, unpolled
     bint barrier "clstm_barrier"(Team *team, int thread)
     bint stopped "clstm_stopped"(Team *team)
     void run_team "clstm_run"(int wanted, work_function work, void *job, Team *team)
@@ -90,6 +90,8 @@ cdef enum:
     GATE_CELLS = 32
     # Rows from which on packing the weights pays.
     PACK_ROWS = 4
+    # Multiplications between two looks at the clock: at least some ten, at most a hundred microseconds.
+    POLL_WORK = 1000000
 
 
 def set_num_threads(int n):
@@ -284,12 +286,19 @@ cdef Share share_of(bint by_units, int thread, int size, Py_ssize_t P) noexcept 
     return share
 
 
-cdef inline void poll(Team *team, int thread, fp_state caller) noexcept nogil:
+cdef inline void poll(Team *team, int thread, double work, fp_state caller) noexcept nogil:
     """Look for signals now and then, in the thread that Python knows; an exception cancels the call.
 
+    A look at the clock costs as much as a small step, so it waits for enough `work`, in multiplications.
     Handlers are Python code and run in the caller's floating-point environment.  None runs while an exception is on its way.
     """
-    if thread == 0 and not team.cancelled and now() - team.polled > 0.05:
+    if thread != 0 or team.cancelled:
+        return
+    team.unpolled += work
+    if team.unpolled < POLL_WORK:
+        return
+    team.unpolled = 0
+    if now() - team.polled > 0.05:
         restore_denormals(caller)
         with gil:
             if PyErr_CheckSignals() < 0:
@@ -486,16 +495,20 @@ cdef void forward_part(Forward *job, int thread, fp_state caller, const floating
 
         # 1, the part of h, and 2 to 4: step by step.
         z = chunk_z
+        size = team.size
+        share = share_of(job.by_units, thread, size, P)
         for s in range(start, end):
-            share = share_of(job.by_units, thread, team.size, P)
             recur(<const floating *> job.hidden[s % 2], Hp, <const floating *> job.panels_h, H, schedule.active[s], share,
                   P, s % 2, z, 4 * V, rows * 4 * V, z, rows * 4 * V,
                   <floating *> job.cell, <floating *> job.hidden[(s + 1) % 2])
             scatter_step(job, share, s, P, z, rows * 4 * V)
             z += schedule.active[s] * 4 * V
-            poll(team, thread, caller)
+            poll(team, thread, 4.0 * schedule.active[s] * H * H, caller)
             if stopped(team) or (job.by_units and not barrier(team, thread)):
                 return
+            if team.size < size:                # the barrier has left this thread alone
+                size = team.size
+                share = share_of(job.by_units, thread, size, P)
         start = end
         if not barrier(team, thread):
             return
@@ -718,7 +731,7 @@ cdef void backward_part(Backward *job, int thread, fp_state caller, const floati
         for s in range(job.ends[chunks] - 1, start - 1, -1):
             n -= schedule.active[s]
             differentiate_step(job, share, thread, s, n, rows, like)
-            poll(team, thread, caller)
+            poll(team, thread, 4.0 * schedule.active[s] * H * H, caller)
             if stopped(team) or (job.by_units and not barrier(team, thread)):
                 return
             share = share_of(job.by_units, thread, team.size, P)    # a barrier may have left this thread alone

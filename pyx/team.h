@@ -54,6 +54,7 @@ typedef struct {
     int stop;             /* `cancelled` as the last barrier found it: all must leave after the same one, or some would wait */
     double left;          /* when thread 0 passed the last barrier */
     double polled;        /* when thread 0 last looked for signals */
+    double unpolled;      /* the work since it last looked at the clock */
     double waited;        /* how long thread 0 waited at the barrier that was found crowded */
 } clstm_team;
 
@@ -212,7 +213,7 @@ static void clstm_run(int wanted, clstm_work work, void *job, clstm_team *team)
 
 typedef struct {
     int size, next_size, cancelled;
-    double polled;
+    double polled, unpolled;
 } clstm_team;
 
 static double clstm_now(void)

@@ -57,6 +57,8 @@ def interleave(timed: Mapping[str, Timed], budget: float, rounds: int, pause: fl
     """Time calls in turns, one sample each a round.
 
     Each round starts with another one, and every other round goes the other way about, so that nobody always follows the same.
+    A sample begins with a call that is not timed: caches and threads are then those of a program that calls again and again,
+    and not what the contestant before has left.
 
     Parameters
     ----------
@@ -76,6 +78,7 @@ def interleave(timed: Mapping[str, Timed], budget: float, rounds: int, pause: fl
     def sample(one: Timed, calls: int) -> float:
         call = one.call
         with one.scope():
+            call()
             start = time.perf_counter()
             for _ in range(calls):
                 call()
