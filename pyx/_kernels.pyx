@@ -136,16 +136,22 @@ cdef inline Py_ssize_t lanes(const floating *like) noexcept nogil:
 
 # ------------------------------------------------------------------------------- the point-wise part, V units at a time
 
-cdef inline void cell_forward(vec *z, vec *c, vec *h) noexcept nogil:
-    """Steps 2 to 4: z (IN pre-activations, OUT gates), c (IN c_prev, OUT c_t), h (OUT)."""
+cdef inline void cell_forward(vec *z, vec *c) noexcept nogil:
+    """Steps 2 and 3: z (IN pre-activations, OUT gates), c (IN c_prev, OUT c_t)."""
     cdef vec i = vec_sigmoid(z[0])
     cdef vec f = vec_sigmoid(z[1])
     cdef vec g = vec_tanh(z[2])
     cdef vec o = vec_sigmoid(z[3])
-    cdef vec c_t = madd(f, c[0], i * g)
     z[0], z[1], z[2], z[3] = i, f, g, o
-    c[0] = c_t
-    h[0] = o * vec_tanh(c_t)
+    c[0] = madd(f, c[0], i * g)
+
+
+cdef inline vec hidden_forward(const vec *z, const vec *c) noexcept nogil:
+    """Step 4: h from the gates and c_t.
+
+    Steps 2 and 3 of several units come first: the processor works on more of them at once when each is a shorter chain.
+    """
+    return z[3] * vec_tanh(c[0])
 
 
 cdef inline void cell_backward(vec i, vec f, vec g, vec o, vec c, vec c_prev, vec dh, vec *dc_carry, vec *dz) noexcept nogil:
@@ -161,11 +167,18 @@ cdef inline void cell_backward(vec i, vec f, vec g, vec o, vec c, vec c_prev, ve
     dc_carry[0] = dc * f
 
 
-cdef inline void forward_units(floating *z, floating *c, floating *h) noexcept nogil:
+cdef inline void cell_units(floating *z, floating *c) noexcept nogil:
     if floating is float:
-        cell_forward(<vec_f32 *> z, <vec_f32 *> c, <vec_f32 *> h)
+        cell_forward(<vec_f32 *> z, <vec_f32 *> c)
     else:
-        cell_forward(<vec_f64 *> z, <vec_f64 *> c, <vec_f64 *> h)
+        cell_forward(<vec_f64 *> z, <vec_f64 *> c)
+
+
+cdef inline void hidden_units(const floating *z, const floating *c, floating *h) noexcept nogil:
+    if floating is float:
+        (<vec_f32 *> h)[0] = hidden_forward(<const vec_f32 *> z, <const vec_f32 *> c)
+    else:
+        (<vec_f64 *> h)[0] = hidden_forward(<const vec_f64 *> z, <const vec_f64 *> c)
 
 
 cdef inline void backward_units(const floating *gates, Py_ssize_t stride, const floating *c, const floating *c_prev,
@@ -257,19 +270,23 @@ cdef void recur(const floating *a, Py_ssize_t a_row, const floating *panels, Py_
     # Panels between the product and the gates: their z stays in the L1 cache, and there are cells enough to overlap.
     cdef Py_ssize_t group = max(1, GATE_CELLS // rows)
     cdef Py_ssize_t groups = (share.panel_end - share.panel + group - 1) // group
-    cdef Py_ssize_t n, p, r, q, first, count
+    cdef Py_ssize_t n, p, r, q, first, count, hidden
     for n in range(groups):
         first = share.panel + group * (groups - 1 - n if descending else n)
         count = min(group, share.panel_end - first)
         multiply(a, rows, a_row, panels + first * depth * 4 * V, 4 * count, depth,
                  start + first * start_panel, start_row, start_panel, z + first * z_panel, 4 * V, z_panel,
                  share.row, share.row_stride, descending)
-        r = share.row
-        while r < rows:
-            for q in range(r, min(r + tile_rows(4), rows)):
-                for p in range(first, first + count):
-                    forward_units(z + p * z_panel + q * 4 * V, c + (q * P + p) * V, h + (q * P + p) * V)
-            r += share.row_stride
+        for hidden in range(2):
+            r = share.row
+            while r < rows:
+                for q in range(r, min(r + tile_rows(4), rows)):
+                    for p in range(first, first + count):
+                        if hidden:
+                            hidden_units(z + p * z_panel + q * 4 * V, c + (q * P + p) * V, h + (q * P + p) * V)
+                        else:
+                            cell_units(z + p * z_panel + q * 4 * V, c + (q * P + p) * V)
+                r += share.row_stride
 
 
 # ------------------------------------------------------------------------------------------- sharing a call among threads
@@ -543,7 +560,9 @@ cdef void forward_unpacked(Forward *job, const floating *like) noexcept nogil:
                 accumulate_f64(h_prev, W_h, H, 4 * H, flat)
             pack_row(flat, H, 0, P, rows * 4 * V, z + r * 4 * V)
             for p in range(P):
-                forward_units(z + (p * rows + r) * 4 * V, <floating *> job.cell + (r * P + p) * V, h + p * V)
+                cell_units(z + (p * rows + r) * 4 * V, <floating *> job.cell + (r * P + p) * V)
+            for p in range(P):
+                hidden_units(z + (p * rows + r) * 4 * V, <floating *> job.cell + (r * P + p) * V, h + p * V)
         scatter_step(job, share, s, P, z, rows * 4 * V)
 
 
