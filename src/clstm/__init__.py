@@ -2,6 +2,8 @@
 
 from . import reference
 from ._check import FileFormatError
+from ._gradcheck import GradientFailure, GradientReport, gradcheck
+from ._gradient_flow import GradientFlow, gradient_flow
 from ._info import show_config
 from ._threads import get_num_threads, set_num_threads
 from .lstm import LSTM, Trace
@@ -12,11 +14,16 @@ __all__ = [
     "LSTM",
     "RNN",
     "FileFormatError",
+    "GradientFailure",
+    "GradientFlow",
+    "GradientReport",
     "RNNTrace",
     "Stream",
     "Trace",
     "__version__",
     "get_num_threads",
+    "gradcheck",
+    "gradient_flow",
     "reference",
     "set_num_threads",
     "show_config",
