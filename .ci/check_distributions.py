@@ -26,7 +26,9 @@ def main(checkout, sdist, wheel):
         in_wheel = set(archive.namelist())
 
     package = files(checkout, "src")
-    wanted = TOP_LEVEL.union(package, *(files(checkout, folder) for folder in ("pyx", "tests", "benchmarks")))
+    wanted = TOP_LEVEL.union(
+        package, *(files(checkout, folder) for folder in ("pyx", "tests", "benchmarks", "docs", "examples"))
+    )
     wrong += [f"the sdist lacks {name}" for name in sorted(wanted - in_sdist)]
     wrong += [f"the sdist holds {name}" for name in sorted(in_sdist) if name.endswith((".c", ".so", ".o", ".pyc"))]
     wrong += [f"the wheel lacks {name}" for name in sorted({name.removeprefix("src/") for name in package} - in_wheel)]

@@ -1,4 +1,4 @@
-"""The examples in the docstrings and in the README run and print what they say."""
+"""The examples in the docstrings, in the README and in docs/ run and print what they say."""
 
 import doctest
 import importlib
@@ -13,7 +13,8 @@ import pytest
 
 import clstm
 
-README = Path(__file__).resolve().parents[1] / "README.md"
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 NAMESPACE = {"clstm": clstm, "np": np}
 
 
@@ -46,14 +47,22 @@ def test_some_docstrings_hold_examples():
     assert any(example.examples for example in examples)
 
 
-def test_readme_examples_run_in_order(tmp_path, monkeypatch):
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_examples_of_a_page_run_in_order(page, tmp_path, monkeypatch):
     """Each python block continues the ones before; those with prompts must also print what they show."""
     monkeypatch.chdir(tmp_path)
-    blocks = re.findall(r"^```python\n(.*?)^```$", README.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
-    assert blocks
     globs = {}
-    for number, block in enumerate(blocks, 1):
+    for number, block in enumerate(_python_blocks(page), 1):
+        name = f"{page.name} block {number}"
         if ">>> " in block:
-            _run(doctest.DocTestParser().get_doctest(block, globs, f"README block {number}", str(README), 0), globs)
+            _run(doctest.DocTestParser().get_doctest(block, globs, name, str(page), 0), globs)
         else:
-            exec(compile(block, f"README block {number}", "exec"), globs)
+            exec(compile(block, name, "exec"), globs)
+
+
+def test_the_readme_holds_examples():
+    assert _python_blocks(PAGES[0])
+
+
+def _python_blocks(page):
+    return re.findall(r"^```python\n(.*?)^```$", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)

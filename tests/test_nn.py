@@ -203,6 +203,43 @@ def test_mse_loss_refuses_bad_input(prediction, target, error, message):
         nn.mse_loss(prediction, target)
 
 
+def test_cross_entropy_and_its_derivative(dtype):
+    """Row by row in Python's floats."""
+    rng = np.random.default_rng(0)
+    prediction, target = rng.standard_normal((5, 3)).astype(dtype), [2, 0, 1, 1, 2]
+    loss, dprediction = nn.cross_entropy(prediction, target)
+    assert isinstance(loss, float)
+    odds = [[math.exp(score) for score in row] for row in prediction.tolist()]
+    expected = -sum(math.log(row[k] / sum(row)) for row, k in zip(odds, target, strict=True)) / 5
+    assert_close(np.array(loss, dtype), np.array(expected), "forward")
+    wide = prediction.astype("float64")
+    derivative = central_difference(lambda: nn.cross_entropy(wide, target)[0], wide)
+    assert_close(dprediction, derivative, "central difference" if dtype == "float64" else "backward")
+
+
+def test_cross_entropy_of_huge_scores_is_finite():
+    loss, dprediction = nn.cross_entropy([[1e4, -1e4], [-1e4, 1e4]], [0, 0])
+    assert loss == 1e4
+    assert_same_bits(dprediction, np.array([[0.0, 0.0], [-0.5, 0.5]]))
+
+
+@pytest.mark.parametrize(
+    ("prediction", "target", "error", "message"),
+    [
+        (np.ones(3), [0], ValueError, r"prediction: expected shape \(N, O\), got \(3,\)"),
+        (np.ones((0, 3)), [], ValueError, r"prediction: expected at least one element, got shape \(0, 3\)"),
+        (np.ones((2, 3)), [0], ValueError, r"target: expected shape \(2,\), got \(1,\)"),
+        (np.ones((2, 3)), [0, 3], ValueError, r"target: expected values in 0..2, got 0..3"),
+        (np.ones((2, 3)), [-1, 0], ValueError, r"target: expected values in 0..2, got -1..0"),
+        (np.ones((2, 3)), [0.0, 1.0], TypeError, "target: expected integers, got dtype float64"),
+        (np.ones((2, 3), complex), [0, 1], TypeError, "prediction: expected real numbers, got dtype complex128"),
+    ],
+)
+def test_cross_entropy_refuses_bad_input(prediction, target, error, message):
+    with pytest.raises(error, match=message):
+        nn.cross_entropy(prediction, target)
+
+
 def test_adam_takes_the_steps_of_its_formula(dtype):
     """Element by element in Python's floats, from algorithm 1 of the paper."""
     layers = [build_dense(2, 3, dtype=dtype), build_dense(1, 2, dtype=dtype)]

@@ -166,16 +166,19 @@ def pair(name: str, value: Any, parts: str) -> tuple[Any, Any]:
 
 def lengths(value: Any, T: int, B: int) -> NDArray[np.intp]:
     """Return the number of real steps of each row; None means T for every row."""
-    if value is None:
-        return np.full(B, T, np.intp)
-    given = _as_array("lengths", value, "integers")
+    return np.full(B, T, np.intp) if value is None else integers("lengths", value, B, T)
+
+
+def integers(name: str, value: Any, size: int, high: int) -> NDArray[np.intp]:
+    """Return an array (size,) of integers in 0..high."""
+    given = _as_array(name, value, "integers")
     if given.size == 0 and given.dtype == np.float64:
         given = given.astype(np.intp)
     if given.dtype.kind not in "iu":
-        raise TypeError(f"lengths: expected integers, got dtype {given.dtype}")
-    shape("lengths", given, (B,))
-    if given.size and (given.min() < 0 or given.max() > T):
-        raise ValueError(f"lengths: expected values in 0..{T}, got {int(given.min())}..{int(given.max())}")
+        raise TypeError(f"{name}: expected integers, got dtype {given.dtype}")
+    shape(name, given, (size,))
+    if given.size and (given.min() < 0 or given.max() > high):
+        raise ValueError(f"{name}: expected values in 0..{high}, got {int(given.min())}..{int(given.max())}")
     return np.ascontiguousarray(given, np.intp)
 
 

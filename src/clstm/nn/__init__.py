@@ -5,9 +5,9 @@ nothing, and `backward` fills the gradients.  Optimisers and clipping work on th
 """
 
 from .dense import Dense
-from .losses import mse_loss
+from .losses import cross_entropy, mse_loss
 from .model import SequenceModel
 from .optimisers import Adam, clip_grad_norm
 from .series import windows
 
-__all__ = ["Adam", "Dense", "SequenceModel", "clip_grad_norm", "mse_loss", "windows"]
+__all__ = ["Adam", "Dense", "SequenceModel", "clip_grad_norm", "cross_entropy", "mse_loss", "windows"]

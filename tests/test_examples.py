@@ -1,0 +1,34 @@
+"""The examples run from their files alone, find what they claim, and save their pictures."""
+
+from pathlib import Path
+
+import pytest
+from conftest import run_python
+
+EXAMPLES = sorted(path for path in (Path(__file__).resolve().parents[1] / "examples").glob("*.py") if path.name[0] != "_")
+# Runs a script as `python script.py arguments` does.
+RUN = """
+import os, runpy, sys
+del sys.argv[0]
+sys.path[0] = os.path.dirname(sys.argv[0])
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def test_there_are_examples():
+    assert {"gates", "gradient_flow", "lstm_against_rnn"} <= {path.stem for path in EXAMPLES}
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_example_finds_what_it_claims_and_saves_its_picture(path, tmp_path):
+    """Its exit code is 0 only if the claim holds."""
+    pytest.importorskip("matplotlib")
+    folder = tmp_path / "pictures"
+    result = run_python(RUN, str(path), "--quick", "--output", str(folder), MPLCONFIGDIR=str(tmp_path))
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert not result.stderr
+    pictures = list(folder.glob("*.png"))
+    assert pictures
+    for picture in pictures:
+        assert str(picture) in result.stdout
+        assert picture.read_bytes().startswith(b"\x89PNG")
