@@ -537,33 +537,40 @@ cdef void forward_unpacked(Forward *job, const floating *like) noexcept nogil:
     cdef Py_ssize_t I = job.I, H = job.H, V = lanes(like)
     cdef Py_ssize_t P = (H + V - 1) // V
     cdef Share share = share_of(False, 0, 1, P)
-    cdef const floating *W_x = <const floating *> job.W_x
-    cdef const floating *W_h = <const floating *> job.W_h
-    cdef floating *flat = <floating *> job.bias_z       # 1 with its gates side by side, (4H,)
     cdef floating *z = <floating *> job.chunk_z
-    cdef const floating *x
-    cdef const floating *h_prev
-    cdef floating *h
-    cdef Py_ssize_t r, s, p, rows
+    cdef Py_ssize_t r, s, rows
     for s in range(schedule.steps):
         rows = schedule.active[s]
         for r in range(rows):
-            x = <const floating *> at(&job.x, time_of(schedule, r, s), schedule.order[r])
-            h_prev = <const floating *> job.hidden[s % 2] + r * P * V
-            h = <floating *> job.hidden[(s + 1) % 2] + r * P * V
-            memcpy(flat, job.bias, 4 * H * sizeof(floating))
-            if floating is float:
-                accumulate_f32(x, W_x, I, 4 * H, flat)
-                accumulate_f32(h_prev, W_h, H, 4 * H, flat)
-            else:
-                accumulate_f64(x, W_x, I, 4 * H, flat)
-                accumulate_f64(h_prev, W_h, H, 4 * H, flat)
-            pack_row(flat, H, 0, P, rows * 4 * V, z + r * 4 * V)
-            for p in range(P):
-                cell_units(z + (p * rows + r) * 4 * V, <floating *> job.cell + (r * P + p) * V)
-            for p in range(P):
-                hidden_units(z + (p * rows + r) * 4 * V, <floating *> job.cell + (r * P + p) * V, h + p * V)
+            unpacked_row(<const floating *> at(&job.x, time_of(schedule, r, s), schedule.order[r]), I,
+                         <const floating *> job.hidden[s % 2] + r * P * V, H, <const floating *> job.W_x,
+                         <const floating *> job.W_h, <const floating *> job.bias, <floating *> job.bias_z,
+                         z + r * 4 * V, rows * 4 * V, <floating *> job.cell + r * P * V,
+                         <floating *> job.hidden[(s + 1) % 2] + r * P * V)
         scatter_step(job, share, s, P, z, rows * 4 * V)
+
+
+cdef void unpacked_row(const floating *x, Py_ssize_t I, const floating *h_prev, Py_ssize_t H, const floating *W_x,
+                       const floating *W_h, const floating *bias, floating *flat, floating *z, Py_ssize_t z_panel,
+                       floating *c, floating *h) noexcept nogil:
+    """One step of one row; flat (4H,) is for 1 with its gates side by side.
+
+    z OUT gates, panels of (4V,), z_panel apart; c IN/OUT, h OUT (Hp,)
+    """
+    cdef Py_ssize_t V = lanes(x), p
+    cdef Py_ssize_t P = (H + V - 1) // V
+    memcpy(flat, bias, 4 * H * sizeof(floating))
+    if floating is float:
+        accumulate_f32(x, W_x, I, 4 * H, flat)
+        accumulate_f32(h_prev, W_h, H, 4 * H, flat)
+    else:
+        accumulate_f64(x, W_x, I, 4 * H, flat)
+        accumulate_f64(h_prev, W_h, H, 4 * H, flat)
+    pack_row(flat, H, 0, P, z_panel, z)
+    for p in range(P):
+        cell_units(z + p * z_panel, c + p * V)
+    for p in range(P):
+        hidden_units(z + p * z_panel, c + p * V, h + p * V)
 
 
 cdef void scatter_step(Forward *job, Share share, Py_ssize_t s, Py_ssize_t P, const floating *z,
@@ -881,3 +888,4 @@ cdef int activate(const floating[::1] x, floating[::1] out, bint logistic) excep
 
 include "_stream.pxi"
 include "_rnn.pxi"
+include "_step.pxi"

@@ -1,6 +1,6 @@
 """LSTM for the CPU, in NumPy's world: `clstm.LSTM`, `clstm.RNN` to compare it with, and `clstm.reference`, their definition."""
 
-from . import reference
+from . import compat, reference
 from ._check import FileFormatError
 from ._gradcheck import GradientFailure, GradientReport, gradcheck
 from ._gradient_flow import GradientFlow, gradient_flow
@@ -21,6 +21,7 @@ __all__ = [
     "Stream",
     "Trace",
     "__version__",
+    "compat",
     "get_num_threads",
     "gradcheck",
     "gradient_flow",

@@ -1,6 +1,7 @@
 """The kernels once more, compiled for x86-64-v3."""
 
 from ._kernels import VECTOR_BYTES as VECTOR_BYTES
+from ._kernels import Step as Step
 from ._kernels import Stream as Stream
 from ._kernels import backward as backward
 from ._kernels import forward as forward

@@ -154,6 +154,7 @@ class LSTM(SequenceLayer):
     params: dict[str, Array]
     grads: dict[str, Array]
     _default_backend = "auto"
+    _hidden_first = False  # whether the rows of a block are [hidden units; inputs; bias]
 
     def __init__(
         self,
@@ -232,7 +233,10 @@ class LSTM(SequenceLayer):
                 rows = I_k + H + self.bias
                 block = flat[start : start + rows * 4 * H].reshape(rows, 4 * H)
                 start += block.size
-                cell = Cell(block[:I_k], block[I_k : I_k + H], block[-1] if self.bias else np.zeros(4 * H, flat.dtype))
+                W_x, W_h = block[:I_k], block[I_k : I_k + H]
+                if self._hidden_first:
+                    W_h, W_x = block[:H], block[H : H + I_k]
+                cell = Cell(W_x, W_h, block[-1] if self.bias else np.zeros(4 * H, flat.dtype))
                 cells.append(cell)
                 named[f"weight_ih_l{k}{suffix}"] = cell.W_x.T
                 named[f"weight_hh_l{k}{suffix}"] = cell.W_h.T
