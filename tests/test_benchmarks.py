@@ -52,6 +52,9 @@ def small_table(monkeypatch):
         row("lengths", "training", "3 4 3 4", 2.0, unequal=True, yardstick="full lengths", own_goal=1 / 0.7),
         row("threads", "forward", "1 4 3 4", threads=2, yardstick="one thread", own_goal=1.7),
         row("denormals", "training", "1 4 3 4", last_step=True, yardstick="every step", own_goal=1 / 1.3),
+        row("compat", "sequence_regressor", "1 4 3 5", 2.5, dtype="float64", class_goal=12.0),
+        row("compat", "step_readout", "1 1 3 5", dtype="float64", class_goal=5.0),
+        row("compat", "step_sequence", "1 1 3 5", dtype="float64", class_goal=5.0),
     ]
     monkeypatch.setattr(cases, "CASES", rows)
 
@@ -221,7 +224,7 @@ def test_short_form_is_a_part_of_the_table_without_large_shapes(capsys):
     assert cli.main(["bench", "--list"]) == 0
     short = [line.partition(": ")[2] for line in capsys.readouterr().out.splitlines()]
     by_name = {case.name: case for case in cases.CASES}
-    assert {by_name[name].kind for name in short} == {"stream", "forward", "training"}
+    assert {by_name[name].kind for name in short} == {"stream", "forward", "training", "sequence_regressor"}
     assert all(by_name[name].flops < cases.QUICK_FLOPS / 4 for name in short)
 
 
@@ -265,7 +268,10 @@ def test_rounds_begin_with_each_in_turn():
             self.call = lambda: calls.append(name)
 
     timings = timing.interleave({name: Recorded(name) for name in "abc"}, 0.0, 6)
-    rounds = ["".join(calls[n : n + 3]) for n in range(6, len(calls), 3)]
+    # Each sample is two calls, the first not timed; two samples of each find out how long a call takes.
+    assert calls[::2] == calls[1::2]
+    samples = calls[::2]
+    rounds = ["".join(samples[n : n + 3]) for n in range(6, len(samples), 3)]
     assert all(len(one.samples) == 6 for one in timings.values())
     assert all(sorted(one) == list("abc") for one in rounds)
     assert {one[0] for one in rounds} == {one[-1] for one in rounds} == set("abc")

@@ -20,6 +20,8 @@ YARDSTICKS: dict[str, dict[str, Any]] = {
     "every step": {"last_step": False},
 }
 
+COMPAT = ("sequence_regressor", "step_readout", "step_sequence")
+
 
 @dataclass(frozen=True)
 class Case:
@@ -29,9 +31,10 @@ class Case:
     ----------
     group : str
         The heading it is printed under.
-    kind : {"stream", "step", "forward", "training"}
+    kind : {"stream", "step", "forward", "training"} or a name in COMPAT
         One time step of a stream that keeps its state; one time step from a given state; whole sequences without a tape;
-        forward and backward with every gradient.
+        forward and backward with every gradient.  A class of `clstm.compat`: a training step of `sequence_regressor`, one time
+        step of the others.
     B, T, I, H : int
     dtype : {"float32", "float64"}
     unequal : bool
@@ -42,8 +45,8 @@ class Case:
         For each contestant.
     yardstick : str
         A key of YARDSTICKS, or empty.
-    peer_goal, torch_goal, own_goal : float, optional
-        Time of the fastest peer, of ``torch`` and of the yardstick, over clstm's.
+    peer_goal, torch_goal, own_goal, class_goal : float, optional
+        Time of the fastest peer, of ``torch``, of the yardstick and of the class that a twin replaces, over clstm's.
     microseconds_goal : float, optional
         The most that a call may take.
     tags : tuple of str
@@ -64,6 +67,7 @@ class Case:
     peer_goal: float | None = None
     torch_goal: float | None = None
     own_goal: float | None = None
+    class_goal: float | None = None
     microseconds_goal: float | None = None
     tags: tuple[str, ...] = ()
 
@@ -79,11 +83,16 @@ class Case:
     @property
     def share_goal(self) -> float | None:
         """Least share of the machine's limit, or None without such a goal; the limit is that of one thread."""
-        if self.threads > 1 or self.H == 1 or self.group in ("step", "shape"):
+        if self.threads > 1 or self.H == 1 or self.is_compat or self.group in ("step", "shape"):
             return None
         if self.B == 1:
             return 0.70
         return 0.85 if self.B >= 32 and self.H >= 128 else None
+
+    @property
+    def is_compat(self) -> bool:
+        """Whether a class of `clstm.compat` runs, beside the one that it replaces."""
+        return self.kind in COMPAT
 
     def own_case(self) -> Case | None:
         """Return what clstm runs beside this row, if anything."""
@@ -105,7 +114,7 @@ class Case:
     def flops(self) -> int:
         """Multiplications and additions of the matrix products; training does three times those of the forward pass."""
         forward = 2 * self.steps * 4 * self.H * (self.I + self.H)
-        return 3 * forward if self.kind == "training" else forward
+        return 3 * forward if self.kind in ("training", "sequence_regressor") else forward
 
 
 def _row(group: str, kind: str, shape: str, peer_goal: float | None = None, tags: str = "", **options: Any) -> Case:
@@ -172,6 +181,14 @@ CASES = [
     _row("threads", "forward", "1 250 512 512", threads=2, yardstick="one thread", own_goal=2.0),
     _row("threads", "training", "32 50 256 256", threads=2, yardstick="one thread", own_goal=1.7),
     _row("threads", "training", "64 50 512 512", threads=2, yardstick="one thread", own_goal=1.7),
+    # Twins of NumPy classes; the ramp example first.
+    _row("compat", "sequence_regressor", "1 250 1 100", 2.5, dtype="float64", class_goal=12.0, tags="short"),
+    _row("compat", "sequence_regressor", "1 100 64 128", dtype="float64", class_goal=12.0),
+    *(
+        _row("compat", kind, shape, dtype="float64", class_goal=5.0)
+        for kind in ("step_readout", "step_sequence")
+        for shape in ("1 1 3 5", "1 1 64 128")
+    ),
     # Gradients that fade to denormal numbers: at most 1.3 times what it takes when they do not.
     _row("denormals", "training", "1 600 256 256", last_step=True, yardstick="every step", own_goal=1 / 1.3),
 ]

@@ -135,9 +135,10 @@ def _choose_cases(options: argparse.Namespace) -> tuple[list[Case], list[Case]]:
 
 def _choose_contestants(options: argparse.Namespace) -> tuple[list[type[Contestant]], dict[str, str]]:
     """Return the contestants that can run, and why the others cannot."""
+    from .numpy_classes import CONTESTANTS as COMPAT_CONTESTANTS
     from .peers import CONTESTANTS
 
-    names = [kind.name for kind in CONTESTANTS]
+    names = list(dict.fromkeys(kind.name for kind in (*CONTESTANTS, *COMPAT_CONTESTANTS)))
     unknown = set(options.contestants or []) - set(names)
     if unknown:
         raise ValueError(f"--contestants: expected some of {', '.join(names)}, got {', '.join(sorted(unknown))}")
@@ -150,18 +151,20 @@ def _run(
     command: str, options: argparse.Namespace, chosen_cases: Sequence[Case], chosen: Sequence[type[Contestant]]
 ) -> dict[str, Any]:
     """Measure the rows, print them, and return what ``--json`` writes."""
-    from . import measure, report
+    from . import measure, numpy_classes, report
 
+    compat = [kind for kind in numpy_classes.CONTESTANTS if not options.contestants or kind.name in options.contestants]
     about = report.machine()
     rows: list[dict[str, Any]] = []
     print("\n".join(report.header(command, about)))
     for group in dict.fromkeys(case.group for case in chosen_cases):
         group_cases = [case for case in chosen_cases if case.group == group]
         print(f"\n{group}\n")
-        table = report.Table(group_cases, chosen)
+        contestants = compat if group_cases[0].is_compat else chosen
+        table = report.Table(group_cases, contestants)
         wrong = []
         for case in group_cases:
-            row = measure.measure(case, chosen, options.budget, options.rounds)
+            row = measure.measure(case, contestants, options.budget, options.rounds)
             rows.append(row)
             table.add(row)
             entries = row["contestants"].items()

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from . import limits
+from . import limits, numpy_classes
 from .cases import Case
 from .contestants import Clstm, Contestant, NumPy, Problem, Results
 from .timing import Timed, Timing, interleave
@@ -98,18 +98,19 @@ def measure(case: Case, chosen: Sequence[type[Contestant]], budget: float, round
             fit[name] = contestant
 
     problem = Problem.of(case)
-    expected = problem.expected()
+    expected = numpy_classes.Original(problem).verified() if case.is_compat else problem.expected()
     for kind in chosen:
         if kind.supports(case):
             admit(kind.name, kind, problem, expected)
         else:
             entries[kind.name] = {"status": "unsupported"}
-    peers = [name for name in fit if name != OWN]
+    others = [name for name in fit if name != OWN]
+    peers = [name for name in others if name != NumPy.name] or others  # the definition counts where it stands alone
     own_case = case.own_case()
     if own_case and OWN in fit:
         problem = Problem.of(own_case)
         admit(case.yardstick, Clstm, problem, problem.expected())
-    works = limits.works(case) if OWN in fit and case.threads == 1 else {}
+    works = limits.works(case) if OWN in fit and case.threads == 1 and not case.is_compat else {}
     del problem, expected
 
     timings = interleave(fit | works, budget, rounds, SPIN_SECONDS if case.threads > 1 else 0.0)
@@ -181,6 +182,7 @@ def goals(case: Case, row: Mapping[str, Any]) -> list[dict[str, Any]]:
         ("best peer", case.peer_goal, ratio(row["best_peer"]) if peers else None),
         ("torch", case.torch_goal, ratio("torch")),
         (case.yardstick, case.own_goal, ratio(case.yardstick)),
+        (numpy_classes.Original.name, case.class_goal, ratio(numpy_classes.Original.name)),
         ("microseconds", case.microseconds_goal, own and 1e6 * own),
         ("limit", case.share_goal, row["limit"] and row["limit"]["share"]),
     ]

@@ -14,7 +14,7 @@ import numpy as np
 
 import clstm
 
-from . import limits
+from . import limits, numpy_classes
 from .cases import Case
 from .contestants import Contestant
 from .measure import OWN
@@ -85,7 +85,7 @@ class Table:
         self.name_width = max(len("kind B T I H"), *(len(case.name) for case in group_cases))
         titles = ["clstm us", "best", *(f"{name} us" for name in self.peers), "best peer", "against itself", "GFLOP/s", "limit"]
         own = 21 if any(case.microseconds_goal for case in group_cases) else 8
-        best_peer = 49 if any(case.torch_goal for case in group_cases) else 32
+        best_peer = 49 if any(case.torch_goal or case.class_goal for case in group_cases) else 32
         self.widths = [own, 7, *(max(15, len(title)) for title in titles[2:-4]), best_peer, 32, 7, 20]
         self._line("kind B T I H", titles)
         print("|".join(["", "-" * (self.name_width + 2), *("-" * (width + 1) + ":" for width in self._shown(self.widths)), ""]))
@@ -122,7 +122,7 @@ class Table:
             judged(time(OWN), "microseconds"),
             microseconds(own["best"]) if "best" in own else "-",
             *map(time, self.peers),
-            judged(best_peer, "best peer", "torch"),
+            judged(best_peer, "best peer", "torch", numpy_classes.Original.name),
             judged(f"{itself['ratio']:.2f}x {yardstick}", yardstick) if "ratio" in itself else "-",
             f"{row['gflops']:.1f}" if row["gflops"] else "-",
             judged(f"{limit['share']:.0%} {limit['bound']}", "limit") if limit else "-",
@@ -133,7 +133,7 @@ class Table:
 def verdict(goal: Mapping[str, Any]) -> str:
     """Return a goal and whether it is met: "(1.8x: yes)"."""
     answer = {True: "yes", False: "no", None: "no peer"}[goal["met"]]
-    name = "torch " if goal["what"] == "torch" else ""
+    name = f"{goal['what']} " if goal["what"] in ("torch", numpy_classes.Original.name) else ""
     return f"({name}{_with_unit(goal, goal['goal'])}: {answer})"
 
 
