@@ -520,7 +520,7 @@ cdef void forward_part(Forward *job, int thread, fp_state caller, const floating
                   <floating *> job.cell, <floating *> job.hidden[(s + 1) % 2])
             scatter_step(job, share, s, P, z, rows * 4 * V)
             z += schedule.active[s] * 4 * V
-            poll(team, thread, 4.0 * schedule.active[s] * H * H, caller)
+            poll(team, thread, 4.0 * schedule.active[s] * H * (I + H), caller)
             if stopped(team) or (job.by_units and not barrier(team, thread)):
                 return
             if team.size < size:                # the barrier has left this thread alone
@@ -757,7 +757,7 @@ cdef void backward_part(Backward *job, int thread, fp_state caller, const floati
         for s in range(job.ends[chunks] - 1, start - 1, -1):
             n -= schedule.active[s]
             differentiate_step(job, share, thread, s, n, rows, like)
-            poll(team, thread, 4.0 * schedule.active[s] * H * H, caller)
+            poll(team, thread, 4.0 * schedule.active[s] * H * (I + H), caller)
             if stopped(team) or (job.by_units and not barrier(team, thread)):
                 return
             share = share_of(job.by_units, thread, team.size, P)    # a barrier may have left this thread alone

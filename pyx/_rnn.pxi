@@ -126,7 +126,7 @@ def rnn_forward(
                             memcpy(&h_n[b, 0], z + r * Hp, H * sizeof(floating))
                     h_prev = z
                     z += schedule.active[s] * Hp
-                    poll(&team, 0, <double> schedule.active[s] * H * H, caller)
+                    poll(&team, 0, <double> schedule.active[s] * H * (I + H), caller)
                     if stopped(&team):
                         break
                 memcpy(hidden, h_prev, schedule.active[end - 1] * Hp * sizeof(floating))
@@ -237,7 +237,7 @@ def rnn_backward(
                         tanh_backward_units(<const floating *> chunk_h + n * Hp + j * V, dh + j * V, chunk_dz + n * Hp + j * V)
                     multiply(<const floating *> chunk_dz + n * Hp, schedule.active[s], Hp, panels_h, P, H, zeros, 0, 0,
                              dh, Hp, 4 * V)
-                    poll(&team, 0, <double> schedule.active[s] * H * H, caller)
+                    poll(&team, 0, <double> schedule.active[s] * H * (I + H), caller)
                     if stopped(&team):
                         break
 
