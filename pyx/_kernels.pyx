@@ -59,7 +59,7 @@ cdef extern from "team.h" nogil:
         double polled, unpolled
     bint barrier "clstm_barrier"(Team *team, int thread)
     bint stopped "clstm_stopped"(Team *team)
-    void run_team "clstm_run"(int wanted, work_function work, void *job, Team *team)
+    void run_team "clstm_run"(int wanted, work_function work, void *job, size_t size, Team *team)
     double now "clstm_now"()
 
 cdef extern from "Python.h":
@@ -451,9 +451,9 @@ cdef int run_forward(
             zero_padding(&job.y, &job.schedule, T, sizeof(floating))
             threads = threads_for(&job.schedule, I, H, P, threads, &job.by_units)
             if floating is float:
-                run_team(threads, forward_f32, job, &job.team)
+                run_team(threads, forward_f32, job, sizeof(Forward), &job.team)
             else:
-                run_team(threads, forward_f64, job, &job.team)
+                run_team(threads, forward_f64, job, sizeof(Forward), &job.team)
     return release(&workspace, job.team.cancelled)
 
 
@@ -696,9 +696,9 @@ def backward(
                 memcpy(<floating *> job.dc + r * Hp, &dc_n[job.schedule.order[r], 0], H * sizeof(floating))
             zero_padding(&job.dx, &job.schedule, T, sizeof(floating))
             if floating is float:
-                run_team(threads, backward_f32, &job, &job.team)
+                run_team(threads, backward_f32, &job, sizeof(job), &job.team)
             else:
-                run_team(threads, backward_f64, &job, &job.team)
+                run_team(threads, backward_f64, &job, sizeof(job), &job.team)
             for r in range(B):
                 memcpy(&dh_0[job.schedule.order[r], 0], <floating *> job.dh + r * Hp, H * sizeof(floating))
                 memcpy(&dc_0[job.schedule.order[r], 0], <floating *> job.dc + r * Hp, H * sizeof(floating))

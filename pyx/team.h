@@ -9,6 +9,7 @@
 #define CLSTM_TEAM_H
 
 #include <stddef.h>
+#include <stdlib.h>
 #include <string.h>
 
 typedef void (*clstm_work)(void *job, int thread);
@@ -163,9 +164,14 @@ static int clstm_hire(int wanted)
     return wanted;
 }
 
-/* Call work(job, thread) in up to `wanted` threads, the caller among them as number 0; returns when all are done. */
-static void clstm_run(int wanted, clstm_work work, void *job, clstm_team *team)
+/* Call work(job, thread) in up to `wanted` threads, the caller among them as number 0; returns when all are done.  `team` lies
+ * within the job of `size` bytes.
+ *
+ * Threads share a copy of the job on the heap: when the interpreter exits, Python ends a daemon thread at its next look for
+ * signals, and the stack of the caller is gone while the others still work. */
+static void clstm_run(int wanted, clstm_work work, void *job, size_t size, clstm_team *team)
 {
+    char *shared = NULL;
     int threads = 1;
     double now = clstm_now();
     memset(team, 0, sizeof(*team));
@@ -173,26 +179,29 @@ static void clstm_run(int wanted, clstm_work work, void *job, clstm_team *team)
     if (wanted > CLSTM_MAX_THREADS)
         wanted = CLSTM_MAX_THREADS;
     if (wanted > 1 && pthread_mutex_trylock(&clstm_pool.taken) == 0) {
-        if (now >= clstm_pool.solo_until)
+        if (now >= clstm_pool.solo_until && (shared = malloc(size)))
             threads = clstm_hire(wanted);
         if (threads == 1)
             pthread_mutex_unlock(&clstm_pool.taken);
     }
     team->size = team->next_size = threads;
     if (threads == 1) {
+        free(shared);
         work(job, 0);
         return;
     }
+    memcpy(shared, job, size);
+    team = (clstm_team *)(shared + ((char *)team - (char *)job));
     pthread_mutex_lock(&clstm_pool.lock);
     clstm_pool.work = work;
-    clstm_pool.job = job;
+    clstm_pool.job = shared;
     clstm_pool.running = threads - 1;
     for (int thread = 1; thread < threads; thread++)
         clstm_pool.posted_to[thread] = 1;
     pthread_cond_broadcast(&clstm_pool.posted);
     pthread_mutex_unlock(&clstm_pool.lock);
     team->left = clstm_now();
-    work(job, 0);
+    work(shared, 0);
     for (int spins = 0; clstm_pool.running && spins < CLSTM_SPINS; spins++)
         CLSTM_PAUSE();
     pthread_mutex_lock(&clstm_pool.lock);
@@ -207,6 +216,8 @@ static void clstm_run(int wanted, clstm_work work, void *job, clstm_team *team)
         clstm_pool.failures = 0;
     }
     pthread_mutex_unlock(&clstm_pool.taken);
+    memcpy(job, shared, size);
+    free(shared);
 }
 
 #else /* no POSIX threads: every call works alone */
@@ -227,9 +238,10 @@ static int clstm_barrier(clstm_team *team, int thread)
     return !team->cancelled;
 }
 
-static void clstm_run(int wanted, clstm_work work, void *job, clstm_team *team)
+static void clstm_run(int wanted, clstm_work work, void *job, size_t size, clstm_team *team)
 {
     (void)wanted;
+    (void)size;
     memset(team, 0, sizeof(*team));
     team->size = team->next_size = 1;
     work(job, 0);
