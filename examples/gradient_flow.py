@@ -31,7 +31,7 @@ def main():
     for name, flow in flows.items():
         middle, left[name] = flow.dh[[half, steps]].mean(axis=1)
         print(f"{name:20} {middle:.1e} {half} steps back, {left[name]:.1e} {steps} steps back")
-    title = f"Measured on untrained layers of {UNITS} units, {ROWS} sequences of noise"
+    title = f"Measured on untrained layers of {UNITS} units, {ROWS} sequences of noise (0.3)"
     save(plot.gradient_flow(flows, title=title), arguments.output / "gradient-flow.png")
 
     by_bias = [left[f"LSTM, forget bias {bias:g}"] for bias in FORGET_BIASES]

@@ -1,6 +1,6 @@
 """LSTM for the CPU, in NumPy's world: `clstm.LSTM`, `clstm.RNN` to compare it with, and `clstm.reference`, their definition."""
 
-from . import compat, reference
+from . import compat, datasets, nn, plot, reference
 from ._check import FileFormatError
 from ._gradcheck import GradientFailure, GradientReport, gradcheck
 from ._gradient_flow import GradientFlow, gradient_flow
@@ -22,9 +22,12 @@ __all__ = [
     "Trace",
     "__version__",
     "compat",
+    "datasets",
     "get_num_threads",
     "gradcheck",
     "gradient_flow",
+    "nn",
+    "plot",
     "reference",
     "set_num_threads",
     "show_config",
