@@ -118,7 +118,7 @@ def array(name: str, value: Any, dtype: np.dtype[Any], *, copy: bool = False) ->
         return value
     given = _as_array(name, value, "numbers")
     if given.dtype.kind not in "fiub":
-        raise TypeError(f"{name}: expected real numbers, got {'None' if value is None else f'dtype {given.dtype}'}")
+        raise TypeError(f"{name}: expected real numbers, got dtype {given.dtype}")
     try:
         with np.errstate(over="raise"):
             if copy:
