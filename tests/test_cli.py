@@ -7,6 +7,7 @@ import sys
 
 import numpy as np
 import pytest
+from conftest import run_python
 
 import clstm
 from clstm import cli, datasets
@@ -181,3 +182,12 @@ def test_import_of_the_package_leaves_training_alone():
     assert not {"clstm.nn", "clstm.bench", "clstm.plot", "clstm.cli", "clstm.datasets", "tqdm", "matplotlib"} & set(
         done.stdout.split()
     )
+
+
+def test_submodules_are_attributes_that_come_when_asked_for():
+    result = run_python(
+        "import clstm; print(clstm.nn.Adam.__name__, clstm.plot.gates.__name__, clstm.datasets.load_co2.__name__)"
+    )
+    assert result.stdout.split() == ["Adam", "gates", "load_co2"]
+    with pytest.raises(AttributeError, match="module 'clstm' has no attribute 'layers'"):
+        _ = clstm.layers

@@ -1,6 +1,9 @@
 """LSTM for the CPU, in NumPy's world: `clstm.LSTM`, `clstm.RNN` to compare it with, and `clstm.reference`, their definition."""
 
-from . import compat, datasets, nn, plot, reference
+import importlib
+from typing import Any
+
+from . import compat, reference
 from ._check import FileFormatError
 from ._gradcheck import GradientFailure, GradientReport, gradcheck
 from ._gradient_flow import GradientFlow, gradient_flow
@@ -22,15 +25,19 @@ __all__ = [
     "Trace",
     "__version__",
     "compat",
-    "datasets",
     "get_num_threads",
     "gradcheck",
     "gradient_flow",
-    "nn",
-    "plot",
     "reference",
     "set_num_threads",
     "show_config",
 ]
 
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    """Import what training and pictures need when it is first asked for."""
+    if name in ("datasets", "nn", "plot"):
+        return importlib.import_module(f".{name}", __name__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
