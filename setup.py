@@ -14,7 +14,13 @@ from setuptools.command.build_ext import build_ext
 DEBUG = os.environ.get("CLSTM_DEBUG", "") not in ("", "0")
 X86_64 = platform.machine().lower() in ("x86_64", "amd64")
 
-UNIX_FLAGS = ["-std=c11", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast", "-fvisibility=hidden"]
+UNIX_FLAGS = [
+    "-std=c11",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+    "-ffp-contract=fast",
+    "-fvisibility=hidden",
+]
 UNIX_FLAGS += ["-O1", "-g", "-DCLSTM_DEBUG=1"] if DEBUG else ["-O3", "-g0"]
 # Never -march=native and never -ffast-math: a wheel runs where it was not built, and linking with the latter
 # switches the whole process to flush-to-zero.

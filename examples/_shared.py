@@ -1,7 +1,7 @@
 """What the examples share: their options, and training on the long-term-dependency task.
 
-The task: the first vector of a sequence names one of ten classes, noise follows, and in the end the class is asked for.
-Only what a layer has carried all the way can tell.
+The task: the first vector of a sequence names one of ten classes, noise follows, and in the end the class is
+asked for. Only what a layer has carried all the way can tell.
 """
 
 import argparse
@@ -24,7 +24,9 @@ def options(description):
     """Read the command line: `quick` for a run of seconds, `output` for the folder that pictures go to."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--quick", action="store_true", help="a smaller run, of seconds")
-    parser.add_argument("--output", type=Path, default=Path(), metavar="FOLDER", help="where pictures go (default: here)")
+    parser.add_argument(
+        "--output", type=Path, default=Path(), metavar="FOLDER", help="where pictures go (default: here)"
+    )
     arguments = parser.parse_args()
     arguments.output.mkdir(parents=True, exist_ok=True)
     return arguments

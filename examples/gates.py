@@ -1,7 +1,8 @@
 """The forget gate decides: one LSTM trained twice, with a forget bias of 0 and of 1, and what their gates do.
 
-The task is to carry a class over 15 steps.  The weights start as those of many LSTMs written from scratch do, normal with a
-standard deviation of 0.01: then all that the forget gate lets through at first is sigmoid(forget bias).
+The task is to carry a class over 15 steps.  The weights start as those of many LSTMs written from scratch do,
+normal with a standard deviation of 0.01: then all that the forget gate lets through at first is
+sigmoid(forget bias).
 """
 
 import sys
@@ -42,14 +43,23 @@ def main():
             f"at the start, {before ** (STEPS - 1):.1g} of a cell was left {STEPS - 1} steps later."
         )
         title = f"Forget bias {forget_bias:g}, trained: {training.accuracy:.0%} right.  A sequence of class {classes[0]}"
-        save(plot.gates(lstm.trace(x), title=title), arguments.output / f"gates-forget-bias-{forget_bias:g}.png")
+        save(
+            plot.gates(lstm.trace(x), title=title),
+            arguments.output / f"gates-forget-bias-{forget_bias:g}.png",
+        )
 
     larger = clstm.LSTM(CLASSES, UNITS, forget_bias=0.0, rng=0)
     training = train(larger, STEPS, updates=updates, lr=LEARNING_RATE, enough=enough)
-    print(f"Forget bias 0, but weights as clstm draws them: {training.accuracy:.1%} right after {training.updates} updates.")
+    print(
+        f"Forget bias 0, but weights as clstm draws them: {training.accuracy:.1%} right after {training.updates} updates."
+    )
 
     holds = accuracies[0.0] < 2 * CHANCE and accuracies[1.0] >= 0.99
-    print("With small weights: chance with forget bias 0, solved with 1." if holds else "Not what was expected: see above.")
+    print(
+        "With small weights: chance with forget bias 0, solved with 1."
+        if holds
+        else "Not what was expected: see above."
+    )
     return 0 if holds else 1
 
 

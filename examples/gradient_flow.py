@@ -1,7 +1,7 @@
 """What reaches back: the measured size of a gradient at every step before the loss, for an RNN and several forget biases.
 
-Untrained layers, as they come; each starts from the same kind of weights.  The loss is the sum of the last hidden state, scaled
-so that the gradient sets out with the norm 1.
+Untrained layers, as they come; each starts from the same kind of weights.  The loss is the sum of the last
+hidden state, scaled so that the gradient sets out with the norm 1.
 """
 
 import sys
@@ -20,7 +20,10 @@ def main():
     """Measure, tell what is left half-way and at the beginning of the sequences, and draw the way there."""
     arguments = options(__doc__)
     steps = 20 if arguments.quick else 160
-    layers = {f"LSTM, forget bias {bias:g}": clstm.LSTM(INPUTS, UNITS, forget_bias=bias, rng=0) for bias in FORGET_BIASES}
+    layers = {
+        f"LSTM, forget bias {bias:g}": clstm.LSTM(INPUTS, UNITS, forget_bias=bias, rng=0)
+        for bias in FORGET_BIASES
+    }
     layers["RNN"] = clstm.RNN(INPUTS, UNITS, rng=0)
     x = 0.3 * np.random.default_rng(1).standard_normal((steps, ROWS, INPUTS))
     flows = {name: clstm.gradient_flow(layer, x) for name, layer in layers.items()}

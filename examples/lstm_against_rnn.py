@@ -1,7 +1,8 @@
 """How far back can each learn: an LSTM against a plain tanh RNN, over 10 to 160 steps.
 
-All have as many hidden units and the same optimiser, data and number of updates; of two learning rates the better counts.  The
-RNN starts from an orthogonal matrix, the best start there is for it: one that neither shrinks nor stretches what is held.
+All have as many hidden units and the same optimiser, data and number of updates; of two learning rates the
+better counts.  The RNN starts from an orthogonal matrix, the best start there is for it: one that neither
+shrinks nor stretches what is held.
 """
 
 import sys
@@ -58,13 +59,17 @@ def main():
     """Train every contestant at every length, tell how often it is right, and draw that and what two of them remember."""
     arguments = options(__doc__)
     lengths, updates = ((10, 20), 500) if arguments.quick else ((10, 20, 40, 80, 160), 1500)
-    print(f"Carry one of {CLASSES} classes through noise; guessing is right once in {CLASSES}.  At most {updates} updates.")
+    print(
+        f"Carry one of {CLASSES} classes through noise; guessing is right once in {CLASSES}.  At most {updates} updates."
+    )
     accuracies, layers = {name: [] for name in CONTESTANTS}, {}
     for steps in lengths:
         for name, build in CONTESTANTS.items():
             layers[name, steps], training = train_best(build, steps, updates)
             accuracies[name].append(training.accuracy)
-            print(f"{steps:4} steps, {name:20} {training.accuracy:6.1%} right after {training.updates:4} updates")
+            print(
+                f"{steps:4} steps, {name:20} {training.accuracy:6.1%} right after {training.updates:4} updates"
+            )
     for name, values in accuracies.items():
         learnt = [steps for steps, value in zip(lengths, values, strict=True) if value >= ENOUGH]
         print(f"{name:20} learns up to {max(learnt, default=0)} steps ({ENOUGH:.0%} right)")
@@ -74,10 +79,15 @@ def main():
     x, classes = long_term_dependency(steps, 1, CLASSES, noise=NOISE, rng=1)
     lstm, rnn = (layers[name, steps] for name in ("LSTM, forget bias 5", "RNN"))
     title = f"What each remembers of a sequence of class {classes[0]}, trained on {steps} steps"
-    save(plot.compare(lstm.trace(x), rnn.trace(x), title=title), arguments.output / "lstm-against-rnn-states.png")
+    save(
+        plot.compare(lstm.trace(x), rnn.trace(x), title=title),
+        arguments.output / "lstm-against-rnn-states.png",
+    )
 
     first, last = ({name: values[n] for name, values in accuracies.items()} for n in (0, -1))
-    holds = min(first.values()) >= 0.9 and (arguments.quick or last["RNN"] < 2 * CHANCE < 0.5 < last["LSTM, forget bias 5"])
+    holds = min(first.values()) >= 0.9 and (
+        arguments.quick or last["RNN"] < 2 * CHANCE < 0.5 < last["LSTM, forget bias 5"]
+    )
     if not holds:
         print("Not what was expected: see above.")
     return 0 if holds else 1

@@ -1,7 +1,7 @@
 """A NumPy class with one import changed: it learns to continue a ramp, with the losses of the original.
 
-Windows of 250 numbers in a row, divided by 1000, and the number that follows; one window an epoch, plain SGD.  It also measures
-how many of the 250 numbers the trained forecast depends on.
+Windows of 250 numbers in a row, divided by 1000, and the number that follows; one window an epoch, plain SGD.
+It also measures how many of the 250 numbers the trained forecast depends on.
 """
 
 import sys
@@ -16,7 +16,10 @@ from clstm.compat.sequence_regressor import LSTM
 STEPS, UNITS, SCALE, LAST_START = 250, 100, 1000, 700
 LEARNING_RATE = 0.05
 ASKED_FOR = 101  # where the window begins whose continuation is asked for in the end
-RECORDED_LOSS = {300: "0.017", 5000: "8.9e-07"}  # of the original: mean over the last 100, by number of epochs
+RECORDED_LOSS = {
+    300: "0.017",
+    5000: "8.9e-07",
+}  # of the original: mean over the last 100, by number of epochs
 RECORDED_FORECAST = "350.75"  # after 5000 epochs
 
 
@@ -64,17 +67,23 @@ def main():
     model = LSTM(input_dim=1, hidden_dim=UNITS, seq_len=STEPS)
     losses = train(model, epochs)
     mean_loss = f"{np.mean(losses[-100:]):.2g}"
-    print(f"{epochs} epochs: mean loss {np.mean(losses[:100]):.2g} over the first 100, {mean_loss} over the last 100.")
+    print(
+        f"{epochs} epochs: mean loss {np.mean(losses[:100]):.2g} over the first 100, {mean_loss} over the last 100."
+    )
 
     x = window(ASKED_FOR)
     continued, expected = forecast(model, x), ASKED_FOR + STEPS
     print(f"After {ASKED_FOR} ... {expected - 1} comes {expected}; the forecast is {continued:.2f}.")
     for kept in (200, 50, 25, 10):
         shortened = np.concatenate([np.zeros_like(x[:-kept]), x[-kept:]])
-        print(f"With zeros in place of all but the last {kept} of {STEPS}: {forecast(model, shortened) - continued:+.1e}.")
+        print(
+            f"With zeros in place of all but the last {kept} of {STEPS}: {forecast(model, shortened) - continued:+.1e}."
+        )
     save(draw(losses, model), arguments.output / "ramp.png")
 
-    holds = mean_loss == RECORDED_LOSS[epochs] and (arguments.quick or f"{continued:.2f}" == RECORDED_FORECAST)
+    holds = mean_loss == RECORDED_LOSS[epochs] and (
+        arguments.quick or f"{continued:.2f}" == RECORDED_FORECAST
+    )
     print("As recorded of the original." if holds else "Not what was expected: see above.")
     return 0 if holds else 1
 

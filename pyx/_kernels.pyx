@@ -1,8 +1,10 @@
-# The kernels: forward, step and backward of one layer in one direction, a whole sequence a call.  The equations and their
-# numbers are those of src/clstm/reference.py, which has the same functions with the same arguments.
+# The kernels: forward, step and backward of one layer in one direction, a whole sequence a call.  The
+# equations and their numbers are those of src/clstm/reference.py, which has the same functions with the same
+# arguments.
 #
-# Arguments are checked by the caller (_check.py); sizes are read from the views.  The last axis of every array is contiguous.
-# Each entry gathers rows into dense, aligned, zero-padded workspaces, computes there without the GIL, and scatters the results.
+# Arguments are checked by the caller (_check.py); sizes are read from the views.  The last axis of every
+# array is contiguous. Each entry gathers rows into dense, aligned, zero-padded workspaces, computes there
+# without the GIL, and scatters the results.
 #
 # Notation
 #   V            numbers in a vector; P = ceil(H / V) panels cover the hidden units, Hp = P V of them with padding
@@ -79,12 +81,14 @@ VECTOR_BYTES = CLSTM_VECTOR_BYTES
 cdef int max_threads = 1
 
 cdef enum:
-    # Rows that are projected, or whose gradients are accumulated, at once: enough to reuse each weight that is loaded, few
-    # enough to stay in the caches.  More where the gradients of the weights do not fit them: each chunk passes over all.
+    # Rows that are projected, or whose gradients are accumulated, at once: enough to reuse each weight that
+    # is loaded, few enough to stay in the caches.  More where the gradients of the weights do not fit them:
+    # each chunk passes over all.
     CHUNK_ROWS = 96
     LARGE_CHUNK_ROWS = 384
     LARGE_WEIGHTS = 1 << 18     # H * (I + H)
-    # Depth of a product that is walked at once where many rows share a panel: the part of the panel stays in the L1 cache.
+    # Depth of a product that is walked at once where many rows share a panel: the part of the panel stays in
+    # the L1 cache.
     BLOCK_DEPTH = 256
     # Cells of V units whose gates are computed together, at least.
     GATE_CELLS = 32
@@ -100,7 +104,7 @@ def set_num_threads(int n):
     max_threads = n
 
 
-# ------------------------------------------------------------------------------------------- one name for both types
+# ---------------------------------------------------------------------------------- one name for both types
 
 cdef inline vec constant(double x, vec like) noexcept nogil:
     if vec is vec_f32:
@@ -134,7 +138,7 @@ cdef inline Py_ssize_t lanes(const floating *like) noexcept nogil:
     return LANES_F32 if floating is float else LANES_F64
 
 
-# ------------------------------------------------------------------------------- the point-wise part, V units at a time
+# ------------------------------------------------------------------- the point-wise part, V units at a time
 
 cdef inline void cell_forward(vec *z, vec *c) noexcept nogil:
     """Steps 2 and 3: z (IN pre-activations, OUT gates), c (IN c_prev, OUT c_t)."""
@@ -192,7 +196,7 @@ cdef inline void backward_units(const floating *gates, Py_ssize_t stride, const 
                       load_f64(c), load_f64(c_prev), load_f64(dy) + load_f64(dh), <vec_f64 *> dc_carry, <vec_f64 *> dz)
 
 
-# ------------------------------------------------------------------------------------------------------- the products
+# --------------------------------------------------------------------------------------------- the products
 
 cdef void multiply(const floating *a, Py_ssize_t rows, Py_ssize_t a_row, const floating *panels,
                    Py_ssize_t vectors, Py_ssize_t depth, const floating *start, Py_ssize_t start_row, Py_ssize_t start_panel,
@@ -217,7 +221,8 @@ cdef void multiply(const floating *a, Py_ssize_t rows, Py_ssize_t a_row, const f
     if tiled:
         a_row = 1
     while done < count:
-        # One row alone takes two panels at once: eight sums are enough to hide the latency of an addition, four are not.
+        # One row alone takes two panels at once: eight sums are enough to hide the latency of an addition,
+        # four are not.
         v = 4 * (count - 1 - done if descending else done)
         if rows == 1 and done + 2 <= count and (v + 4 <= vectors if descending else v + 8 <= vectors):
             v -= 4 * descending
@@ -250,8 +255,9 @@ cdef void multiply(const floating *a, Py_ssize_t rows, Py_ssize_t a_row, const f
             k += block
 
 
-# Either each thread owns some rows and all units, and steps need no barrier, or all rows and some units, and its part of the
-# weights stays in its own cache.  Sums are never split, so results have the same bits for any number of threads.
+# Either each thread owns some rows and all units, and steps need no barrier, or all rows and some units, and
+# its part of the weights stays in its own cache.  Sums are never split, so results have the same bits for any
+# number of threads.
 cdef struct Share:
     Py_ssize_t row, row_stride          # rows row .. row + TILE of every row_stride
     Py_ssize_t panel, panel_end         # of the P panels of units, in multiples of four
@@ -267,7 +273,8 @@ cdef void recur(const floating *a, Py_ssize_t a_row, const floating *panels, Py_
     start_row apart, panels start_panel, may be z; z OUT gates, panels of (rows, 4V), z_panel apart; c IN/OUT, h OUT (rows, Hp)
     """
     cdef Py_ssize_t V = lanes(a)
-    # Panels between the product and the gates: their z stays in the L1 cache, and there are cells enough to overlap.
+    # Panels between the product and the gates: their z stays in the L1 cache, and there are cells enough to
+    # overlap.
     cdef Py_ssize_t group = max(1, GATE_CELLS // rows)
     cdef Py_ssize_t groups = (share.panel_end - share.panel + group - 1) // group
     cdef Py_ssize_t n, p, r, q, first, count, hidden
@@ -289,7 +296,7 @@ cdef void recur(const floating *a, Py_ssize_t a_row, const floating *panels, Py_
                 r += share.row_stride
 
 
-# ------------------------------------------------------------------------------------------- sharing a call among threads
+# ----------------------------------------------------------------------------- sharing a call among threads
 
 cdef Share share_of(bint by_units, int thread, int size, Py_ssize_t P) noexcept nogil:
     cdef Share share
@@ -342,7 +349,7 @@ cdef int threads_for(const Schedule *schedule, Py_ssize_t I, Py_ssize_t H, Py_ss
     return <int> max(1, min(threads, (P + 3) // 4 if by_units[0] else tiles))
 
 
-# ------------------------------------------------------------------------------------------------------------ forward
+# -------------------------------------------------------------------------------------------------- forward
 
 cdef struct Forward:
     Team team
@@ -597,7 +604,7 @@ cdef void scatter_step(Forward *job, Share share, Py_ssize_t s, Py_ssize_t P, co
         r += share.row_stride
 
 
-# ------------------------------------------------------------------------------------------------------------ backward
+# ------------------------------------------------------------------------------------------------- backward
 
 cdef struct Backward:
     Team team
@@ -765,7 +772,8 @@ cdef void backward_part(Backward *job, int thread, fp_state caller, const floati
         if not barrier(team, thread):
             return
 
-        # 1': the sums over all rows of the chunk are products.  Each thread has some columns of dW, and some rows of dx.
+        # 1': the sums over all rows of the chunk are products.  Each thread has some columns of dW, and some
+        # rows of dx.
         size = team.size
         k = P * thread // size
         multiply(<const floating *> job.chunk_a, K, 0, <const floating *> job.panels_dz + k * rows * 4 * V,
@@ -855,7 +863,7 @@ cdef void carry_back(Backward *job, Share share, Py_ssize_t s, const floating *d
              <floating *> job.dh + share.panel * V, Hp, 4 * V, share.row, share.row_stride)
 
 
-# -------------------------------------------------------------------------------------------- the activations, for the tests
+# --------------------------------------------------------------------------- the activations, for the tests
 
 def sigmoid(const floating[::1] x not None, floating[::1] out not None):
     """Write 1 / (1 + exp(-x)) to out, with the vector function that the gates use."""

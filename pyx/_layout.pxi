@@ -1,5 +1,5 @@
-# What surrounds the arithmetic of _kernels.pyx, which includes this file: rows in and out of the padded layouts, memory, and
-# the order in which rows and steps are taken.
+# What surrounds the arithmetic of _kernels.pyx, which includes this file: rows in and out of the padded
+# layouts, memory, and the order in which rows and steps are taken.
 
 cdef inline void copy_lanes(floating *to, const floating *source, Py_ssize_t n) noexcept nogil:
     """Copy a vector, or its first n numbers at the end of a row."""

@@ -1,6 +1,7 @@
-# The plain RNN: forward and backward of one layer on the calling thread, a whole sequence a call; included by _kernels.pyx.
-# The equations and their numbers are those of src/clstm/reference.py.  Products, schedule and memory are the LSTM's; here a
-# panel is up to four vectors of units side by side, (depth, width), and z lies row after row, (rows, Hp).
+# The plain RNN: forward and backward of one layer on the calling thread, a whole sequence a call; included by
+# _kernels.pyx. The equations and their numbers are those of src/clstm/reference.py.  Products, schedule and
+# memory are the LSTM's; here a panel is up to four vectors of units side by side, (depth, width), and z lies
+# row after row, (rows, Hp).
 
 cdef inline void tanh_units(floating *z) noexcept nogil:
     """Step 6 of V units: z (IN pre-activations, OUT h_t)."""

@@ -1,4 +1,5 @@
-# A stream of single steps with packed weights, for every dtype and any number of layers; included by _kernels.pyx.
+# A stream of single steps with packed weights, for every dtype and any number of layers; included by
+# _kernels.pyx.
 
 from cython import auto_pickle
 

@@ -1,8 +1,8 @@
 """What the test files share: the one tolerance table, the comparisons, cases for one layer, an oracle for the class.
 
-Every comparison takes its tolerance from `TOLERANCES`; no test body holds one.  "Relative" means: the largest absolute
-difference, divided by the largest absolute value of the expected array.  float32 results are compared with the definition run
-in float64 on the same float32 inputs.
+Every comparison takes its tolerance from `TOLERANCES`; no test body holds one.  "Relative" means: the largest
+absolute difference, divided by the largest absolute value of the expected array.  float32 results are
+compared with the definition run in float64 on the same float32 inputs.
 """
 
 import contextlib
@@ -126,7 +126,7 @@ def backend(request):
     return request.param
 
 
-# ------------------------------------------------------------------------------------------------------- comparisons
+# ---------------------------------------------------------------------------------------------- comparisons
 
 
 def assert_close(got, expected, promise, name="array"):
@@ -142,7 +142,9 @@ def assert_close(got, expected, promise, name="array"):
     error = np.abs(got.astype(np.float64) - expected).max()
     assert np.isfinite(scale), f"{name}: the expected array holds {scale}"
     tolerance = TOLERANCES[promise][got.dtype.name]
-    assert error <= tolerance * scale, f"{name}: error {error:.3g} of {scale:.3g}, promised ({promise}) {tolerance:.3g}"
+    assert error <= tolerance * scale, (
+        f"{name}: error {error:.3g} of {scale:.3g}, promised ({promise}) {tolerance:.3g}"
+    )
 
 
 def assert_same_bits(got, expected, name="array"):
@@ -158,7 +160,11 @@ def keeps_denormals():
     kept = [tiny32 * np.float32(1) == tiny32, tiny64 * 1.0 == tiny64, float(tiny64) * 0.5 > 0]
     kept += [(np.full(64, tiny) * tiny.dtype.type(0.5) > 0).all() for tiny in (tiny32, tiny64)]
     one = np.float32(1)
-    kept += [one + np.float32(2**-24) == one, one + np.float32(1.5 * 2**-24) > one, -one - np.float32(2**-24) == -one]
+    kept += [
+        one + np.float32(2**-24) == one,
+        one + np.float32(1.5 * 2**-24) > one,
+        -one - np.float32(2**-24) == -one,
+    ]
     return all(kept)
 
 
@@ -179,7 +185,7 @@ def assert_results_close(got, expected):
         assert_close(got[name], expected[name], "backward", name)
 
 
-# ------------------------------------------------------------------------- one layer in one direction, for the kernels
+# -------------------------------------------------------------- one layer in one direction, for the kernels
 
 
 @dataclass(frozen=True)
@@ -213,7 +219,11 @@ class Case:
         return np.arange(len(self.x))[:, None] < self.lengths
 
     def astype(self, dtype):
-        arrays = {f.name: getattr(self, f.name).astype(dtype) for f in fields(self) if f.name not in ("lengths", "reverse")}
+        arrays = {
+            f.name: getattr(self, f.name).astype(dtype)
+            for f in fields(self)
+            if f.name not in ("lengths", "reverse")
+        }
         return replace(self, **arrays)
 
 
@@ -257,7 +267,8 @@ def locked(array):
 def run_forward(functions, case, *, tape=True, strided=False):
     """Run forward into arrays full of NaN, of which everything but the tape's padding must be overwritten.
 
-    With `strided`, y is the middle third of a wider array, as in a bidirectional layer, and the rest must stay as it is.
+    With `strided`, y is the middle third of a wider array, as in a bidirectional layer, and the rest must
+    stay as it is.
     """
     T, B, _, H = case.sizes
     wide = np.full((T, B, 3 * H), np.nan, case.dtype)
@@ -279,11 +290,16 @@ def run_backward(functions, case, tape, *, strided=False):
     if strided:
         rest = np.full_like(y, np.nan)
         y, dy = (np.concatenate([rest, v, rest], axis=2)[:, :, H : 2 * H] for v in (y, dy))
-    out = {"d" + name: np.full_like(getattr(case, name), np.nan) for name in ("x", "W_x", "W_h", "bias", "h_0", "c_0")}
+    out = {
+        "d" + name: np.full_like(getattr(case, name), np.nan)
+        for name in ("x", "W_x", "W_h", "bias", "h_0", "c_0")
+    }
     dh_n, dc_n, x, W_x, W_h, h_0, c_0, lengths = (
         locked(getattr(case, name)) for name in ("dh_n", "dc_n", "x", "W_x", "W_h", "h_0", "c_0", "lengths")
     )
-    functions.backward(dy, dh_n, dc_n, x, W_x, W_h, h_0, c_0, lengths, case.reverse, y, gates, c, *out.values())
+    functions.backward(
+        dy, dh_n, dc_n, x, W_x, W_h, h_0, c_0, lengths, case.reverse, y, gates, c, *out.values()
+    )
     return out
 
 
@@ -333,7 +349,7 @@ def assert_gradients_are_complex_step_derivatives(functions, case):
         assert_close(got[name], expected[name], "complex step", name)
 
 
-# ------------------------------------------------------------------------------------------ the class as a whole
+# ------------------------------------------------------------------------------------- the class as a whole
 
 
 def oracle(params, num_layers, bidirectional, x, h_0, c_0, lengths, masks=None):
@@ -382,14 +398,26 @@ def draw_inputs(lstm, T, B, *, seed=0, ragged=False):
     x[padding] = dy[padding] = np.nan
     state, dstate = (tuple(rng.uniform(-1, 1, (2, LD, B, H)).astype(lstm.dtype)) for _ in range(2))
     return SimpleNamespace(
-        x=x.astype(lstm.dtype), dy=dy.astype(lstm.dtype), state=state, dstate=dstate, lengths=lengths, is_real=~padding
+        x=x.astype(lstm.dtype),
+        dy=dy.astype(lstm.dtype),
+        state=state,
+        dstate=dstate,
+        lengths=lengths,
+        is_real=~padding,
     )
 
 
 def snapshot(lstm):
     """Freeze everything an LSTM holds, bit by bit, its tape and generator included."""
-    content = {name: value for name, value in vars(lstm).items() if name not in ("_functions", "_cells", "params", "grads")}
-    named = {kind: {name: value.tobytes() for name, value in getattr(lstm, kind).items()} for kind in ("params", "grads")}
+    content = {
+        name: value
+        for name, value in vars(lstm).items()
+        if name not in ("_functions", "_cells", "params", "grads")
+    }
+    named = {
+        kind: {name: value.tobytes() for name, value in getattr(lstm, kind).items()}
+        for kind in ("params", "grads")
+    }
     return pickle.dumps((sorted(content.items()), named))
 
 
@@ -414,5 +442,9 @@ def build_lstm_on(build, *args, **kwargs):
     """Make an LSTM as `build_lstm` does, on one kernel build, or on the definition for "reference"."""
     lstm = build_lstm(*args, **kwargs)
     functions = functions_of(build, lstm.dtype.name)
-    lstm._functions = functions if build == "reference" else SimpleNamespace(**vars(functions), Stream=load_build(build).Stream)
+    lstm._functions = (
+        functions
+        if build == "reference"
+        else SimpleNamespace(**vars(functions), Stream=load_build(build).Stream)
+    )
     return lstm

@@ -27,7 +27,13 @@ def sweep(dtype):
     rng = np.random.default_rng(7)
     limits = np.finfo(dtype)
     magnitudes = np.exp(rng.uniform(np.log(float(limits.tiny)), np.log(100.0), 40_000))
-    parts = [magnitudes, -magnitudes, rng.uniform(-25, 25, 100_000), np.linspace(-2, 2, 40_001), np.linspace(-100, 100, 40_001)]
+    parts = [
+        magnitudes,
+        -magnitudes,
+        rng.uniform(-25, 25, 100_000),
+        np.linspace(-2, 2, 40_001),
+        np.linspace(-100, 100, 40_001),
+    ]
     x = np.concatenate(parts).astype(dtype)
     return x[(np.abs(x) >= limits.tiny) | (x == 0)]
 
@@ -77,10 +83,14 @@ def test_tanh_and_sigmoid_are_symmetric(build, dtype, name):
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
-@pytest.mark.parametrize("special", [np.nan, -np.nan, np.inf, -np.inf], ids=["nan", "negative-nan", "inf", "negative-inf"])
+@pytest.mark.parametrize(
+    "special", [np.nan, -np.nan, np.inf, -np.inf], ids=["nan", "negative-nan", "inf", "negative-inf"]
+)
 def test_specials_stay_in_their_own_lane(build, dtype, name, special):
     lanes = load_build(build).VECTOR_BYTES // np.dtype(dtype).itemsize
-    expected_special = {"sigmoid": {np.inf: 1, -np.inf: 0}, "tanh": {np.inf: 1, -np.inf: -1}}[name].get(special, np.nan)
+    expected_special = {"sigmoid": {np.inf: 1, -np.inf: 0}, "tanh": {np.inf: 1, -np.inf: -1}}[name].get(
+        special, np.nan
+    )
     for n in range(1, 3 * lanes + 2):
         x = np.linspace(-3, 3, n, dtype=dtype)
         clean = apply(build, name, x)
@@ -97,7 +107,9 @@ def test_value_does_not_depend_on_its_lane(build, dtype, name):
     x = sweep(dtype)[:5000]
     whole = apply(build, name, x)
     for n in (1, 3, 7, 31):
-        assert_same_bits(np.concatenate([apply(build, name, x[k : k + n].copy()) for k in range(0, len(x), n)]), whole)
+        assert_same_bits(
+            np.concatenate([apply(build, name, x[k : k + n].copy()) for k in range(0, len(x), n)]), whole
+        )
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)

@@ -45,20 +45,30 @@ SEQUENCES = [
     (np.zeros((T, B, I), [("a", "f8")]), TypeError, "x: expected real numbers, got dtype [('a', '<f8')]"),
     (None, TypeError, "x: expected real numbers, got dtype object"),
     ("text", TypeError, "x: expected real numbers, got dtype <U4"),
-    ([[1.0, 2.0, 3.0], [1.0, 2.0]], ValueError, "x: expected an array of numbers, got rows of different lengths"),
+    (
+        [[1.0, 2.0, 3.0], [1.0, 2.0]],
+        ValueError,
+        "x: expected an array of numbers, got rows of different lengths",
+    ),
 ]
 
 
 @pytest.mark.parametrize("call", ["__call__", "forward", "trace"])
-@pytest.mark.parametrize(("value", "error", "message"), SEQUENCES, ids=[message for _, _, message in SEQUENCES])
+@pytest.mark.parametrize(
+    ("value", "error", "message"), SEQUENCES, ids=[message for _, _, message in SEQUENCES]
+)
 def test_x_of_another_rank_size_or_kind(value, error, message, call, backend):
     refuses(make(backend=backend), lambda lstm: getattr(lstm, call)(value), error, message)
 
 
 def test_x_of_another_size_batch_first(backend):
     lstm = make(backend=backend, batch_first=True)
-    refuses(lstm, lambda lstm: lstm(np.zeros((B, T, 4))), ValueError, "x: expected shape (B, T, 3), got (2, 4, 4)")
-    refuses(lstm, lambda lstm: lstm(np.zeros(I)), ValueError, "x: expected shape (B, T, 3) or (T, 3), got (3,)")
+    refuses(
+        lstm, lambda lstm: lstm(np.zeros((B, T, 4))), ValueError, "x: expected shape (B, T, 3), got (2, 4, 4)"
+    )
+    refuses(
+        lstm, lambda lstm: lstm(np.zeros(I)), ValueError, "x: expected shape (B, T, 3) or (T, 3), got (3,)"
+    )
 
 
 STATES = [
@@ -97,7 +107,11 @@ def test_state_of_one_sequence_has_no_batch_axis(backend):
 LENGTHS = [
     ([1, 5], ValueError, "lengths: expected values in 0..4, got 1..5"),
     ([-1, 2], ValueError, "lengths: expected values in 0..4, got -1..2"),
-    (np.array([0, 2**64 - 1], "u8"), ValueError, "lengths: expected values in 0..4, got 0..18446744073709551615"),
+    (
+        np.array([0, 2**64 - 1], "u8"),
+        ValueError,
+        "lengths: expected values in 0..4, got 0..18446744073709551615",
+    ),
     ([4], ValueError, "lengths: expected shape (2,), got (1,)"),
     ([4, 4, 4], ValueError, "lengths: expected shape (2,), got (3,)"),
     ([[4, 4]], ValueError, "lengths: expected shape (2,), got (1, 2)"),
@@ -135,7 +149,9 @@ BACKWARD = [
 ]
 
 
-@pytest.mark.parametrize(("arguments", "error", "message"), BACKWARD, ids=[message for _, _, message in BACKWARD])
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"), BACKWARD, ids=[message for _, _, message in BACKWARD]
+)
 def test_derivatives_of_another_shape_or_kind(arguments, error, message, backend):
     refuses(make(backend=backend), lambda lstm: lstm.backward(**arguments), error, message)
 
@@ -145,7 +161,12 @@ def test_dy_of_another_shape_for_other_layouts(backend):
     message = "dy: expected shape (2, 4, 5), got (4, 2, 5)"
     refuses(lstm, lambda lstm: lstm.backward(np.zeros((T, B, H))), ValueError, message)
     lstm.forward(x[:, 0])
-    refuses(lstm, lambda lstm: lstm.backward(np.zeros((T, 1, H))), ValueError, "dy: expected shape (4, 5), got (4, 1, 5)")
+    refuses(
+        lstm,
+        lambda lstm: lstm.backward(np.zeros((T, 1, H))),
+        ValueError,
+        "dy: expected shape (4, 5), got (4, 1, 5)",
+    )
 
 
 def test_backward_before_forward(backend):
@@ -159,11 +180,17 @@ def test_backward_before_forward(backend):
 def test_refused_calls_leave_the_next_ones_as_if_they_had_not_been(backend):
     lstm, twin = make(backend=backend), make(backend=backend)
     d = draw_inputs(lstm, T, B)
-    for call in (lambda: lstm.forward(x[:, :, :2]), lambda: lstm.forward(x, lengths=[9, 9]), lambda: lstm.backward(x)):
+    for call in (
+        lambda: lstm.forward(x[:, :, :2]),
+        lambda: lstm.forward(x, lengths=[9, 9]),
+        lambda: lstm.backward(x),
+    ):
         with pytest.raises(ValueError, match="expected"):
             call()
     assert_same_bits(lstm.backward(d.dy)[0], twin.backward(d.dy)[0])
-    assert_same_bits(lstm.forward(d.x)[0], twin.forward(d.x)[0])  # the generator of dropout has not moved either
+    assert_same_bits(
+        lstm.forward(d.x)[0], twin.forward(d.x)[0]
+    )  # the generator of dropout has not moved either
 
 
 STEPS = [
@@ -212,7 +239,11 @@ CONSTRUCTORS = [
     ({"dtype": np.float16}, ValueError, FLOATS + "<class 'numpy.float16'>"),
     ({"dtype": "complex128"}, ValueError, FLOATS + "'complex128'"),
     ({"dtype": int}, ValueError, FLOATS + "<class 'int'>"),
-    ({"dtype": ">f8" if np.little_endian else "<f8"}, ValueError, FLOATS + ("'>f8'" if np.little_endian else "'<f8'")),
+    (
+        {"dtype": ">f8" if np.little_endian else "<f8"},
+        ValueError,
+        FLOATS + ("'>f8'" if np.little_endian else "'<f8'"),
+    ),
     ({"dtype": "float99"}, TypeError, FLOATS + "'float99'"),
     ({"dtype": None}, ValueError, FLOATS + "None"),
     ({"bias": 1}, TypeError, "bias: expected True or False, got 1"),
@@ -227,7 +258,9 @@ CONSTRUCTORS = [
 ]
 
 
-@pytest.mark.parametrize(("arguments", "error", "message"), CONSTRUCTORS, ids=[message for _, _, message in CONSTRUCTORS])
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"), CONSTRUCTORS, ids=[message for _, _, message in CONSTRUCTORS]
+)
 def test_constructor_refuses(arguments, error, message):
     with pytest.raises(error, match=exactly(message)):
         clstm.LSTM(**{"input_size": I, "hidden_size": H} | arguments)

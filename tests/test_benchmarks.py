@@ -64,7 +64,9 @@ def test_one_shape_runs_verified_and_is_written_as_json(run, capsys, dtype):
     code, report = run(*SHAPE, "--dtype", dtype, *WITHOUT_PEERS)
     assert code == 0
     assert set(report) == {"command", "machine", "tolerances", "skipped", "left_out", "rows"}
-    names = [f"{kind} 2 3 4 5 {dtype}{suffix}" for suffix in ("", " lengths") for kind in ("forward", "training")]
+    names = [
+        f"{kind} 2 3 4 5 {dtype}{suffix}" for suffix in ("", " lengths") for kind in ("forward", "training")
+    ]
     assert [row["name"] for row in report["rows"]] == names
     for row in report["rows"]:
         assert set(row["contestants"]) == {"clstm", "numpy"} | ({"full lengths"} if row["unequal"] else set())
@@ -88,7 +90,9 @@ def test_every_kind_of_row_is_verified_and_judged(run, small_table, capsys):  # 
     goals = {row["name"]: {goal["what"]: goal for goal in row["goals"]} for row in report["rows"]}
     assert set(goals["stream 1 1 1 1 float32"]) == {"microseconds"}
     assert set(goals["stream 2 1 3 4 float32"]) == {"best peer", "torch"}
-    assert all(goal["met"] is None for goal in goals["stream 2 1 3 4 float32"].values())  # NumPy alone is no peer to judge by
+    assert all(
+        goal["met"] is None for goal in goals["stream 2 1 3 4 float32"].values()
+    )  # NumPy alone is no peer to judge by
     assert set(goals["training 3 4 3 4 float32 lengths"]) == {"best peer", "full lengths"}
     assert set(goals["forward 1 4 3 4 float32 2 threads"]) == {"one thread"}
     assert set(goals["training 1 4 3 4 float32 last step"]) == {"every step", "limit"}
@@ -123,9 +127,13 @@ def test_stream_is_verified_beyond_its_first_step(monkeypatch):
     case = cases._row("g", "stream", "2 1 3 4", dtype="float64")
     problem = contestants.Problem.of(case)
     forgetful = contestants.Clstm(problem)
-    monkeypatch.setattr(forgetful, "call", lambda: forgetful.stream.reset() or forgetful.stream.step(forgetful.x_t))
+    monkeypatch.setattr(
+        forgetful, "call", lambda: forgetful.stream.reset() or forgetful.stream.step(forgetful.x_t)
+    )
     results, expected = forgetful.verified(), problem.expected()
-    assert measure.complaint(measure.errors({"y": results["y"][:1]}, {"y": expected["y"][:1]}), "float64") == ""
+    assert (
+        measure.complaint(measure.errors({"y": results["y"][:1]}, {"y": expected["y"][:1]}), "float64") == ""
+    )
     assert "y is off" in measure.complaint(measure.errors(results, expected), "float64")
 
 
@@ -291,7 +299,9 @@ def test_least_time_scales_what_was_measured():
     case = cases.Case("g", "training", 1, 10, 16, 64)
     flops, read_bytes, _ = limits.need(case)
     measured = {"product": limits.Work(None, flops / 2), "reading": limits.Work(None, read_bytes / 3)}
-    assert limits.least_seconds(case, measured, {"product": 5.0, "reading": 7.0}) == pytest.approx(2 * 5.0 + 3 * 7.0)
+    assert limits.least_seconds(case, measured, {"product": 5.0, "reading": 7.0}) == pytest.approx(
+        2 * 5.0 + 3 * 7.0
+    )
     assert set(limits.works(case)) == {"product", "reading"}
     assert set(limits.works(cases.Case("g", "stream", 1, 1, 16, 64))) == {"reading"}
     assert set(limits.works(cases.Case("g", "forward", 8, 10, 16, 64))) == {"product"}
@@ -313,7 +323,14 @@ def test_verdicts_name_the_goal(goal, text):
 
 def test_goals_of_a_row_are_judged_by_what_was_reached():
     case = cases._row(
-        "lengths", "training", "1 4 3 4", 2.0, unequal=True, yardstick="full lengths", own_goal=1 / 0.7, microseconds_goal=5.0
+        "lengths",
+        "training",
+        "1 4 3 4",
+        2.0,
+        unequal=True,
+        yardstick="full lengths",
+        own_goal=1 / 0.7,
+        microseconds_goal=5.0,
     )
     entries = {"clstm": {"median": 6e-6}, "torch": {"ratio": 2.5}, "full lengths": {"ratio": 1.4}}
     row = {"contestants": entries, "best_peer": "torch", "limit": {"share": 0.7}}

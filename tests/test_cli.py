@@ -23,7 +23,9 @@ def in_a_folder_of_its_own(tmp_path, monkeypatch):
 @pytest.fixture
 def no_matplotlib(monkeypatch):
     find = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "matplotlib" else find(name))
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == "matplotlib" else find(name)
+    )
 
 
 def printed_errors(out):
@@ -122,8 +124,14 @@ def test_demo_refuses_an_output_that_it_could_not_write(capsys, no_matplotlib): 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["demo", "--output", "x.txt"], "argument --output: expected a name that ends in .png, .pdf, .svg, got 'x.txt'"),
-        (["demo", "--output", "no/x.png"], "argument --output: expected a file in a folder that exists, got 'no/x.png'"),
+        (
+            ["demo", "--output", "x.txt"],
+            "argument --output: expected a name that ends in .png, .pdf, .svg, got 'x.txt'",
+        ),
+        (
+            ["demo", "--output", "no/x.png"],
+            "argument --output: expected a file in a folder that exists, got 'no/x.png'",
+        ),
         (["demo", "--epochs", "0"], "argument --epochs: expected an integer of at least 1, got '0'"),
         (["demo", "--epochs", "many"], "argument --epochs: expected an integer of at least 1, got 'many'"),
         (["demo", "--seed", "-1"], "argument --seed: expected an integer of at least 0, got '-1'"),
@@ -144,7 +152,9 @@ def test_bad_arguments_are_refused_before_any_work(arguments, message, capsys, t
 
 def test_info_prints_what_show_config_returns(capsys):
     assert cli.main(["info"]) == 0
-    lines = dict(re.split(r" +", line, maxsplit=1) for line in capsys.readouterr().out.splitlines() if " " in line)
+    lines = dict(
+        re.split(r" +", line, maxsplit=1) for line in capsys.readouterr().out.splitlines() if " " in line
+    )
     config = clstm.show_config()
     assert lines["version"] == clstm.__version__
     assert lines["build"] == config["build"]
@@ -172,16 +182,24 @@ def test_without_a_command_there_is_help(capsys):
 
 
 def test_module_runs_the_command():
-    done = subprocess.run([sys.executable, "-m", "clstm", "--version"], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "clstm", "--version"], capture_output=True, text=True, check=True
+    )
     assert done.stdout == f"clstm {clstm.__version__}\n"
 
 
 def test_import_of_the_package_leaves_training_alone():
     code = "import clstm, sys; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert not {"clstm.nn", "clstm.bench", "clstm.plot", "clstm.cli", "clstm.datasets", "tqdm", "matplotlib"} & set(
-        done.stdout.split()
-    )
+    assert not {
+        "clstm.nn",
+        "clstm.bench",
+        "clstm.plot",
+        "clstm.cli",
+        "clstm.datasets",
+        "tqdm",
+        "matplotlib",
+    } & set(done.stdout.split())
 
 
 def test_submodules_are_attributes_that_come_when_asked_for():

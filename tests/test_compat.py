@@ -1,7 +1,7 @@
 """The twins of five NumPy classes against recorded results of the originals, and `accelerate`.
 
-tests/golden/numpy_classes.npz holds weights, inputs, outputs, caches and updated weights of the originals (seed 42;
-D, H, T, O = 3, 5, 7, 2), ramp_training.npz the losses of 300 training steps.
+tests/golden/numpy_classes.npz holds weights, inputs, outputs, caches and updated weights of the originals
+(seed 42; D, H, T, O = 3, 5, 7, 2), ramp_training.npz the losses of 300 training steps.
 """
 
 import copy
@@ -18,7 +18,14 @@ import pytest
 from conftest import assert_close, assert_same_bits, oracle, unchanged
 
 import clstm
-from clstm.compat import accelerate, gate_inspection, last_state, sequence_regressor, step_readout, step_sequence
+from clstm.compat import (
+    accelerate,
+    gate_inspection,
+    last_state,
+    sequence_regressor,
+    step_readout,
+    step_sequence,
+)
 
 GOLDEN = Path(__file__).parent / "golden"
 D, H, T, O = 3, 5, 7, 2  # noqa: E741
@@ -53,7 +60,7 @@ def assert_golden_parameters(model, expected, folder):
     assert_parameters(model, expected, folder, lambda got, wanted, name: assert_golden(got, wanted, name))
 
 
-# ------------------------------------------------------------------------------------------------- recorded results
+# ----------------------------------------------------------------------------------------- recorded results
 
 
 def test_sequence_regressor_is_the_original():
@@ -195,7 +202,7 @@ def test_last_state_activations_and_their_derivatives():
     assert_golden(last_state.dtanh(np.tanh(v)), np.tanh(moved).imag / 1e-30)
 
 
-# ------------------------------------------------------------------------- what holds for all of them, by one table
+# ----------------------------------------------------------------- what holds for all of them, by one table
 
 
 @dataclass(frozen=True)
@@ -319,7 +326,10 @@ def differentiate_cells(cell, X):
 
 
 def gate_names(weight, bias, i="i", f="f", g="g", o="o"):
-    return {gate: (weight.format(name), bias.format(name)) for gate, name in (("i", i), ("f", f), ("g", g), ("o", o))}
+    return {
+        gate: (weight.format(name), bias.format(name))
+        for gate, name in (("i", i), ("f", f), ("g", g), ("o", o))
+    }
 
 
 COLUMNS = X[:, :, None]
@@ -415,8 +425,12 @@ def test_gradients_change_no_parameter(twin):
 BACKWARD = {
     "sequence_regressor": lambda model: model.backward(TARGET[:D], model.forward(COLUMNS), lr=0.1),
     "last_state": lambda model: model.backward(model.forward(X) - TARGET, lr=0.1),
-    "step_readout": lambda model: model.backward(at_the_end(model.forward_sequence(COLUMNS)[0][-1] - TARGET[:O]), lr=0.1),
-    "step_sequence": lambda model: model.backward(at_the_end(model.forward_sequence(X)[-1] - TARGET[:, 0]), lr=0.1),
+    "step_readout": lambda model: model.backward(
+        at_the_end(model.forward_sequence(COLUMNS)[0][-1] - TARGET[:O]), lr=0.1
+    ),
+    "step_sequence": lambda model: model.backward(
+        at_the_end(model.forward_sequence(X)[-1] - TARGET[:, 0]), lr=0.1
+    ),
     "gate_inspection": lambda model: model.backward(model.forward(list(COLUMNS))[0] - TARGET[:O], lr=0.1),
 }
 
@@ -435,7 +449,7 @@ def _paired(twin, model):
     return [((name, value), gradients[name]) for name, value in twin.values(model).items()]
 
 
-# --------------------------------------------------------------------------------------------------- live parameters
+# ------------------------------------------------------------------------------------------ live parameters
 
 
 def change_an_element(model, name):
@@ -461,7 +475,8 @@ def assign_lists_of_integers(model, name):
 
 
 @pytest.mark.parametrize(
-    "change", [change_an_element, change_in_place, change_through_the_attribute, assign, assign_lists_of_integers]
+    "change",
+    [change_an_element, change_in_place, change_through_the_attribute, assign, assign_lists_of_integers],
 )
 def test_every_change_of_a_parameter_takes_effect_at_the_next_call(twin, change):
     model = twin.make()
@@ -493,7 +508,9 @@ def test_assigned_arrays_are_copied(twin):
     assert_same_bits(getattr(owner, name), np.ones((H, D + H)))
 
 
-@pytest.mark.parametrize("value", [np.ones((D + H, H)), np.ones(H), np.ones((H, D + H + 1)), 1.0, [[1, 2], [3]]])
+@pytest.mark.parametrize(
+    "value", [np.ones((D + H, H)), np.ones(H), np.ones((H, D + H + 1)), 1.0, [[1, 2], [3]]]
+)
 def test_an_array_of_another_shape_is_not_assigned(twin, value):
     model = twin.make()
     for name in twin.names:
@@ -537,13 +554,17 @@ def test_construction_draws_nothing_but_the_weights(twin):
     model = twin.build()
     following = random.random()
     drawn = sum(
-        value.size for name, value in twin.values(model).items() if value.shape[1] > 1 or twin is TWINS["sequence_regressor"]
+        value.size
+        for name, value in twin.values(model).items()
+        if value.shape[1] > 1 or twin is TWINS["sequence_regressor"]
     )
     seeded(42).standard_normal(drawn)
     assert np.random.random() == following  # noqa: NPY002
 
 
-@pytest.mark.parametrize("clone", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))], ids=["deepcopy", "pickle"])
+@pytest.mark.parametrize(
+    "clone", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))], ids=["deepcopy", "pickle"]
+)
 def test_a_copy_is_whole_and_independent(twin, clone):
     model = twin.make()
     twin.differentiate(model, X)
@@ -556,7 +577,7 @@ def test_a_copy_is_whole_and_independent(twin, clone):
     assert not np.array_equal(twin.hidden_states(model, X), twin.hidden_states(other, X))
 
 
-# ------------------------------------------------------------------------------------------------------------ caches
+# --------------------------------------------------------------------------------------------------- caches
 
 
 def test_caches_belong_to_the_last_forward_whenever_they_are_asked_for():
@@ -594,7 +615,11 @@ def test_changing_a_cache_or_the_input_does_not_disturb_backward():
 
 @pytest.mark.parametrize(
     ("model", "name"),
-    [(sequence_regressor.LSTM(D, H, T), "h"), (sequence_regressor.LSTM(D, H, T), "f"), (last_state.LSTM(D, H), "cache")],
+    [
+        (sequence_regressor.LSTM(D, H, T), "h"),
+        (sequence_regressor.LSTM(D, H, T), "f"),
+        (last_state.LSTM(D, H), "cache"),
+    ],
 )
 def test_there_is_no_cache_before_the_first_forward(model, name):
     with pytest.raises(AttributeError, match=f"^{name}: expected a call of forward"):
@@ -609,7 +634,7 @@ def test_sequence_regressor_reads_the_first_steps_of_a_longer_sequence():
     assert model.f.shape == (T, H, 1)
 
 
-# ------------------------------------------------------------------------------------------------- steps and columns
+# ---------------------------------------------------------------------------------------- steps and columns
 
 COLUMN_BATCH = np.random.default_rng(3).standard_normal((T, D, 4))
 
@@ -702,7 +727,9 @@ def test_steps_from_several_threads_do_not_mix():
 
     expected = [run(sequence) for sequence in sequences]
     with ThreadPoolExecutor(4) as pool:
-        assert all(np.array_equal(h, h_alone) for h, h_alone in zip(pool.map(run, sequences), expected, strict=True))
+        assert all(
+            np.array_equal(h, h_alone) for h, h_alone in zip(pool.map(run, sequences), expected, strict=True)
+        )
 
 
 def test_a_step_returns_new_arrays_and_leaves_its_arguments_alone():
@@ -725,12 +752,14 @@ def test_step_readout_prints_when_asked_to(capsys):
     assert capsys.readouterr().out == ""
     loud = model.forward(COLUMNS[0], state, state, verbose=True)
     printed = [line for line in capsys.readouterr().out.splitlines() if line.endswith(":")]
-    assert printed == [f"{name}:" for name in ("x", "h_prev", "c_prev", "f", "i", "c_tilde", "o", "c", "h", "y")]
+    assert printed == [
+        f"{name}:" for name in ("x", "h_prev", "c_prev", "f", "i", "c_tilde", "o", "c", "h", "y")
+    ]
     for got, expected in zip(loud, quiet, strict=True):
         assert_same_bits(got, expected)
 
 
-# --------------------------------------------------------------------------------------------------------- bad input
+# ------------------------------------------------------------------------------------------------ bad input
 
 STATE = np.zeros((H, 1))
 BAD_CALLS = [
@@ -738,25 +767,49 @@ BAD_CALLS = [
     ("sequence_regressor", lambda m: m.forward(COLUMNS[:-1]), "x: expected at least 7 time steps, got 6"),
     ("sequence_regressor", lambda m: m.forward([]), r"x: expected shape \(T, 3, 1\)"),
     ("sequence_regressor", lambda m: m.forward(X), r"x: expected shape \(T, 3, 1\), got \(7, 3\)"),
-    ("sequence_regressor", lambda m: m.backward(np.ones(D), np.ones((D, 1))), r"y_true: expected shape \(3, 1\)"),
+    (
+        "sequence_regressor",
+        lambda m: m.backward(np.ones(D), np.ones((D, 1))),
+        r"y_true: expected shape \(3, 1\)",
+    ),
     ("sequence_regressor", lambda m: m.backward(1.0, np.ones((D, 1))), "y_true: expected shape"),
     ("sequence_regressor", lambda m: m.backward(np.ones((D, 1)), np.ones((H, 1))), "y_pred: expected shape"),
     ("sequence_regressor", lambda m: m.backward(np.ones((D, 1)), np.ones((D, 1)), lr=np.nan), "lr: expected"),
     ("last_state", lambda m: m.forward([]), r"inputs: expected shape \(T, 3, 1\), got \(0,\)"),
     ("last_state", lambda m: m.forward(np.empty((0, D))), "inputs: expected at least 1 time step, got 0"),
     ("last_state", lambda m: m.forward(np.ones(D)), "inputs: expected shape"),
-    ("last_state", lambda m: m.forward([np.ones((D, 1)), np.ones((H, 1))]), "inputs: expected an array of numbers"),
+    (
+        "last_state",
+        lambda m: m.forward([np.ones((D, 1)), np.ones((H, 1))]),
+        "inputs: expected an array of numbers",
+    ),
     ("last_state", lambda m: m.backward(np.ones(H)), r"dL_dh: expected shape \(5, 1\), got \(5,\)"),
-    ("step_readout", lambda m: m.forward(np.ones(D), STATE, STATE), r"x: expected shape \(3, B\), got \(3,\)"),
-    ("step_readout", lambda m: m.forward(COLUMNS[0], np.ones(H), STATE), r"h_prev: expected shape \(5, 1\), got \(5,\)"),
+    (
+        "step_readout",
+        lambda m: m.forward(np.ones(D), STATE, STATE),
+        r"x: expected shape \(3, B\), got \(3,\)",
+    ),
+    (
+        "step_readout",
+        lambda m: m.forward(COLUMNS[0], np.ones(H), STATE),
+        r"h_prev: expected shape \(5, 1\), got \(5,\)",
+    ),
     ("step_readout", lambda m: m.forward(COLUMNS[0], STATE, np.ones(H)), "c_prev: expected shape"),
-    ("step_readout", lambda m: m.forward(COLUMNS[0], STATE, np.ones((H, 2))), r"c_prev: expected shape \(5, 1\), got \(5, 2\)"),
+    (
+        "step_readout",
+        lambda m: m.forward(COLUMNS[0], STATE, np.ones((H, 2))),
+        r"c_prev: expected shape \(5, 1\), got \(5, 2\)",
+    ),
     ("step_readout", lambda m: m.forward(COLUMNS[0].T, STATE, STATE), "x: expected shape"),
     ("step_readout", lambda m: m.forward_sequence([]), r"x: expected shape \(T, 3, B\)"),
     ("step_readout", lambda m: m.forward_sequence(np.ones((0, D, 1))), "x: expected at least 1 time step"),
     ("step_readout", lambda m: m.forward_sequence(COLUMNS, np.ones((H, 2))), "h_0: expected shape"),
     ("step_readout", lambda m: m.backward(np.ones((T, O))), r"dy: expected shape \(7, 2, 1\), got \(7, 2\)"),
-    ("step_sequence", lambda m: m.forward(np.ones(D), STATE, STATE), r"x: expected shape \(3, B\), got \(3,\)"),
+    (
+        "step_sequence",
+        lambda m: m.forward(np.ones(D), STATE, STATE),
+        r"x: expected shape \(3, B\), got \(3,\)",
+    ),
     ("step_sequence", lambda m: m.forward(COLUMNS[0], STATE, np.ones(H)), "C_prev: expected shape"),
     ("step_sequence", lambda m: m.forward_sequence([]), r"X: expected shape \(T, 3\), got \(0,\)"),
     ("step_sequence", lambda m: m.forward_sequence(np.ones(D)), "X: expected shape"),
@@ -766,7 +819,11 @@ BAD_CALLS = [
     ("gate_inspection", lambda m: m.backward(np.ones(O)), r"dy: expected shape \(2, 1\), got \(2,\)"),
     ("gate_inspection", lambda m: m.cell.forward(np.ones(D), STATE, STATE), "x: expected shape"),
     ("gate_inspection cell", lambda m: m.forward(COLUMNS[0], STATE, np.ones(H)), "c_prev: expected shape"),
-    ("gate_inspection cell", lambda m: m.backward(np.ones(H), STATE, (COLUMNS[0], STATE, STATE)), "dh_next: expected shape"),
+    (
+        "gate_inspection cell",
+        lambda m: m.backward(np.ones(H), STATE, (COLUMNS[0], STATE, STATE)),
+        "dh_next: expected shape",
+    ),
 ]
 
 
@@ -816,8 +873,14 @@ def test_backward_needs_a_forward_before_it(call):
         (lambda: gate_inspection.LSTM(3, 0, 1), "hidden_size: expected at least 1"),
         (lambda: gate_inspection.VanillaRNNCell(3, 0), "hidden_size: expected at least 1"),
         (lambda: gate_inspection.generate_long_term_dependency_data(0), "seq_length: expected at least 1"),
-        (lambda: gate_inspection.generate_long_term_dependency_data(5, -1), "num_samples: expected at least 0"),
-        (lambda: gate_inspection.generate_long_term_dependency_data(5, 5, 0), "input_size: expected at least 1"),
+        (
+            lambda: gate_inspection.generate_long_term_dependency_data(5, -1),
+            "num_samples: expected at least 0",
+        ),
+        (
+            lambda: gate_inspection.generate_long_term_dependency_data(5, 5, 0),
+            "input_size: expected at least 1",
+        ),
     ],
 )
 def test_sizes_are_checked_before_anything_is_drawn(build, message):
@@ -836,11 +899,16 @@ def test_constructors_have_the_defaults_of_the_originals():
     model = gate_inspection.LSTM(D, H, O)
     assert model.hidden_size == H
     assert isinstance(model.cell, gate_inspection.LSTMCell)
-    for build in (last_state.LSTM, step_sequence.LSTM, gate_inspection.LSTMCell, gate_inspection.VanillaRNNCell):
+    for build in (
+        last_state.LSTM,
+        step_sequence.LSTM,
+        gate_inspection.LSTMCell,
+        gate_inspection.VanillaRNNCell,
+    ):
         assert (build(D, H).input_size, build(D, H).hidden_size) == (D, H)
 
 
-# -------------------------------------------------------------------------------------------------------- accelerate
+# ----------------------------------------------------------------------------------------------- accelerate
 
 
 class Own:
@@ -974,7 +1042,9 @@ def test_an_array_bound_later_that_does_not_fit_is_refused_and_nothing_taken_in(
     assert_close(lstm(X)[0], own.states(), "forward")
 
 
-@pytest.mark.parametrize("clone", [copy.deepcopy, lambda pair: pickle.loads(pickle.dumps(pair))], ids=["deepcopy", "pickle"])
+@pytest.mark.parametrize(
+    "clone", [copy.deepcopy, lambda pair: pickle.loads(pickle.dumps(pair))], ids=["deepcopy", "pickle"]
+)
 def test_a_copy_of_both_follows_the_copy(clone):
     own = Own("hx")
     lstm = accelerate(own, gates=OWN_GATES, concat="hx")
@@ -987,7 +1057,9 @@ def test_a_copy_of_both_follows_the_copy(clone):
     assert not np.array_equal(other(X)[0], lstm(X)[0])
 
 
-@pytest.mark.parametrize("clone", [copy.deepcopy, lambda own: pickle.loads(pickle.dumps(own))], ids=["deepcopy", "pickle"])
+@pytest.mark.parametrize(
+    "clone", [copy.deepcopy, lambda own: pickle.loads(pickle.dumps(own))], ids=["deepcopy", "pickle"]
+)
 def test_an_object_that_keeps_its_lstm_can_be_copied(clone):
     own = Own()
     own.lstm = accelerate(own, gates=OWN_GATES, concat="xh")
@@ -1035,16 +1107,58 @@ BAD_OBJECTS = [
     (Own(), {"i": OWN_GATES["i"]}, "xh", ValueError, "gates: expected exactly i, f, g, o; missing: f, g, o"),
     (Own(), [], "xh", TypeError, "gates: expected a mapping"),
     (Own(), OWN_GATES | {"f": "W_forget"}, "xh", ValueError, r"gates\['f'\]: expected a pair"),
-    (Own(), OWN_GATES | {"f": ("W_forget", 3)}, "xh", TypeError, "gates: expected names of attributes, got 3"),
-    (Own(), OWN_GATES | {"f": OWN_GATES["o"]}, "xh", ValueError, "gates: expected eight different attributes"),
+    (
+        Own(),
+        OWN_GATES | {"f": ("W_forget", 3)},
+        "xh",
+        TypeError,
+        "gates: expected names of attributes, got 3",
+    ),
+    (
+        Own(),
+        OWN_GATES | {"f": OWN_GATES["o"]},
+        "xh",
+        ValueError,
+        "gates: expected eight different attributes",
+    ),
     (Own(), OWN_GATES | {"f": ("W_f", "b_forget")}, "xh", TypeError, "W_f: expected an array .*, got None"),
     (_own(W_forget=[[1.0]]), OWN_GATES, "xh", TypeError, "W_forget: expected an array of float32 or float64"),
-    (_own(W_forget=np.ones((H, D + H), int)), OWN_GATES, "xh", TypeError, "W_forget: expected an array of float32"),
-    (_own(W_forget=np.ones((H, D + H), "f4")), OWN_GATES, "xh", TypeError, "W_forget: expected float64 like W_input"),
-    (_own(W_forget=np.ones((D + H, H))), OWN_GATES, "xh", ValueError, r"W_forget: expected shape \(5, 8\), got \(8, 5\)"),
+    (
+        _own(W_forget=np.ones((H, D + H), int)),
+        OWN_GATES,
+        "xh",
+        TypeError,
+        "W_forget: expected an array of float32",
+    ),
+    (
+        _own(W_forget=np.ones((H, D + H), "f4")),
+        OWN_GATES,
+        "xh",
+        TypeError,
+        "W_forget: expected float64 like W_input",
+    ),
+    (
+        _own(W_forget=np.ones((D + H, H))),
+        OWN_GATES,
+        "xh",
+        ValueError,
+        r"W_forget: expected shape \(5, 8\), got \(8, 5\)",
+    ),
     (_own(W_input=np.ones(H)), OWN_GATES, "xh", ValueError, r"W_input: expected shape \(H, D \+ H\)"),
-    (_own(W_input=np.ones((D + H, H))), OWN_GATES, "xh", ValueError, r"W_input: expected shape \(H, D \+ H\) with"),
-    (_own(b_output=np.ones((1, H))), OWN_GATES, "xh", ValueError, r"b_output: expected shape \(5, 1\), got \(1, 5\)"),
+    (
+        _own(W_input=np.ones((D + H, H))),
+        OWN_GATES,
+        "xh",
+        ValueError,
+        r"W_input: expected shape \(H, D \+ H\) with",
+    ),
+    (
+        _own(b_output=np.ones((1, H))),
+        OWN_GATES,
+        "xh",
+        ValueError,
+        r"b_output: expected shape \(5, 1\), got \(1, 5\)",
+    ),
     (ReadOnly(), OWN_GATES, "xh", TypeError, "b_candidate: expected an attribute that can be set"),
 ]
 

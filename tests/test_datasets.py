@@ -51,7 +51,9 @@ def test_file_is_small():
 def test_readme_says_how_to_make_the_file(tmp_path, monkeypatch):
     pytest.importorskip("statsmodels.datasets.co2", reason="the source is among the data of statsmodels")
     folder = resources.files(datasets)
-    (script,) = re.findall(r"^```python\n(.*?)^```$", folder.joinpath("README.md").read_text("utf-8"), re.DOTALL | re.MULTILINE)
+    (script,) = re.findall(
+        r"^```python\n(.*?)^```$", folder.joinpath("README.md").read_text("utf-8"), re.DOTALL | re.MULTILINE
+    )
     monkeypatch.chdir(tmp_path)
     exec(compile(script, "datasets/README.md", "exec"), {})
     assert (tmp_path / "co2.csv").read_bytes() == folder.joinpath("co2.csv").read_bytes()
@@ -72,7 +74,9 @@ def test_long_term_dependency_shows_the_class_first_and_noise_afterwards():
 
 
 def test_long_term_dependency_repeats_with_its_seed():
-    first, again, other = (datasets.long_term_dependency(rng=seed) for seed in (1, np.random.default_rng(1), 2))
+    first, again, other = (
+        datasets.long_term_dependency(rng=seed) for seed in (1, np.random.default_rng(1), 2)
+    )
     assert first[0].shape == (20, 100, 10)
     for a, b in zip(first, again, strict=True):
         assert_same_bits(a, b)

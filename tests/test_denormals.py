@@ -42,7 +42,12 @@ def use(lstm, T, B):
 
 
 # Short calls; calls that are shared by rows and by units.
-SIZES = {"short": (2, 2, 3, 5), "rows": (32, 64, 24, 16), "units": (12, 1, 20, 300), "long stream": (2, 8, 20, 200)}
+SIZES = {
+    "short": (2, 2, 3, 5),
+    "rows": (32, 64, 24, 16),
+    "units": (12, 1, 20, 300),
+    "long stream": (2, 8, 20, 200),
+}
 
 
 @pytest.mark.parametrize("n", [1, 2])
@@ -142,7 +147,7 @@ def test_signal_handler_in_the_middle_of_a_call_sees_denormals(dtype, n):
     assert answers == [True, True]
 
 
-# ------------------------------------------------------------------------------------------------------- what is computed
+# ----------------------------------------------------------------------------------------- what is computed
 
 
 @pytest.mark.parametrize("n", [1, 2])
@@ -150,7 +155,9 @@ def test_signal_handler_in_the_middle_of_a_call_sees_denormals(dtype, n):
 def test_gradients_of_a_last_step_loss_are_right_and_hold_no_denormals(build, dtype, sizes, n):
     case = make_case(*sizes, dtype)
     T, _, _, H = case.sizes
-    case.bias[H : 2 * H] = -5  # forget quickly: the gradient passes through all denormals on its way to the first step
+    case.bias[
+        H : 2 * H
+    ] = -5  # forget quickly: the gradient passes through all denormals on its way to the first step
     case.dy[: T - 1], case.dh_n[...], case.dc_n[...] = 0, 0, 0
     with threads(n, build):
         got = run(functions_of(build, dtype), case)

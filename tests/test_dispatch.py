@@ -27,7 +27,9 @@ def run_python(code, isa, folder):
     environment = {name: value for name, value in os.environ.items() if name != "CLSTM_ISA"}
     if isa is not None:
         environment["CLSTM_ISA"] = isa
-    environment["PYTHONPATH"] = os.path.dirname(os.path.dirname(os.path.abspath(clstm.__file__)))  # the package under test
+    environment["PYTHONPATH"] = os.path.dirname(
+        os.path.dirname(os.path.abspath(clstm.__file__))
+    )  # the package under test
     command = [sys.executable, "-c", code]
     return subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, check=False)
 
@@ -70,7 +72,10 @@ def test_isa_that_the_processor_lacks_fails_loudly(isa, tmp_path):
 
 @pytest.mark.parametrize("isa", [None, "baseline"], ids=["unset", "baseline"])
 def test_plain_processor_runs_the_baseline(isa, tmp_path):
-    code = PLAIN_PROCESSOR + "import clstm; print(clstm.show_config()['build'], clstm.LSTM(2, 3)([[0, 1]])[0].shape)"
+    code = (
+        PLAIN_PROCESSOR
+        + "import clstm; print(clstm.show_config()['build'], clstm.LSTM(2, 3)([[0, 1]])[0].shape)"
+    )
     result = run_python(code, isa, tmp_path)
     assert (result.returncode, result.stdout.strip()) == (0, "baseline (1, 3)"), result.stderr
 

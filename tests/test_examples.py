@@ -5,7 +5,9 @@ from pathlib import Path
 import pytest
 from conftest import run_python
 
-EXAMPLES = sorted(path for path in (Path(__file__).resolve().parents[1] / "examples").glob("*.py") if path.name[0] != "_")
+EXAMPLES = sorted(
+    path for path in (Path(__file__).resolve().parents[1] / "examples").glob("*.py") if path.name[0] != "_"
+)
 # Runs a script as `python script.py arguments` does.
 RUN = """
 import os, runpy, sys

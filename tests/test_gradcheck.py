@@ -126,7 +126,7 @@ def untouched():
         assert array.tobytes() == bits[name]
 
 
-# --------------------------------------------------------------------------------------------------- right gradients
+# ------------------------------------------------------------------------------------------ right gradients
 
 
 def test_right_gradients_pass_by_complex_step(untouched):
@@ -168,7 +168,9 @@ def test_float32_parameters_are_checked_to_their_precision(loss):
     wrong = gradcheck(NaiveLSTM("float32", "dc"), loss, gradients, X.astype("float32"))
     assert right.ok
     assert not wrong.ok
-    assert any("better check in float64" in note for note in right.notes) == (right.method == "central differences")
+    assert any("better check in float64" in note for note in right.notes) == (
+        right.method == "central differences"
+    )
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -188,7 +190,9 @@ def test_gradients_of_lstm_and_rnn_pass(backend, dtype):
             return layer.grads | {"x": layer.backward(weights[: len(x)])[0]}
 
         before = layer.flat_params.copy()
-        report = gradcheck(layer, loss, gradients, np.random.default_rng(4).normal(size=(4, 2, 2)).astype(dtype))
+        report = gradcheck(
+            layer, loss, gradients, np.random.default_rng(4).normal(size=(4, 2, 2)).astype(dtype)
+        )
         assert report.ok, report
         assert set(report.parameters) == {*layer.params, "x"}
         assert np.array_equal(layer.flat_params, before)
@@ -261,7 +265,7 @@ def test_steps_may_come_as_a_list():
     assert gradcheck(NaiveLSTM(), lambda model, x: loss(model, np.array(x)), listed_gradients, list(X)).ok
 
 
-# --------------------------------------------------------------------------------------------------- planted faults
+# ------------------------------------------------------------------------------------------- planted faults
 
 
 @pytest.mark.parametrize("loss", [loss, loss_that_drops_the_imaginary_part])
@@ -272,7 +276,9 @@ def test_missing_first_step_is_named(loss):
     assert set(failures) == set(ALL) - {"Wf", "bf"}
     assert {failure.steps for failure in failures.values()} == {1}
     assert {failure.got for failure in failures.values()} == {0.0}
-    assert all(failure.index[1] >= H for name, failure in failures.items() if name.startswith("W"))  # the columns of x
+    assert all(
+        failure.index[1] >= H for name, failure in failures.items() if name.startswith("W")
+    )  # the columns of x
     assert failures["x"].index[0] == 0
     assert failures["x"].time_steps == (0,)
     assert report.notes[-1].endswith("does the loop over time leave out a step, such as the first?")
@@ -284,7 +290,8 @@ def test_forgotten_cell_carry_is_named(loss):
     report = check("dc", loss)
     failures = by_name(report)
     assert set(failures) == set(ALL)
-    # Of the step before the last, only input gate and candidate see dc; the forget gate multiplies c_prev = 0 there.
+    # Of the step before the last, only input gate and candidate see dc; the forget gate multiplies c_prev = 0
+    # there.
     assert {name for name, failure in failures.items() if failure.steps == 2} == {"Wi", "Wg", "bi", "bg", "x"}
     assert {name for name, failure in failures.items() if failure.steps == 3} == {"Wf", "Wo", "bf", "bo"}
     assert failures["x"].index[0] == 0
@@ -304,7 +311,9 @@ def test_h_t_in_place_of_h_prev_is_named(loss):
     for failure in report.failures:
         assert failure.index[1] < H  # the columns of h
         assert failure.wrong == H * H
-    assert all(failure.expected == 0 and failure.got != 0 for failure in report.failures if failure.steps == 1)
+    assert all(
+        failure.expected == 0 and failure.got != 0 for failure in report.failures if failure.steps == 1
+    )
     assert report.notes[-1].endswith("is h_t used in the place of h_{t-1}?")
 
 
@@ -323,8 +332,13 @@ def test_one_wrong_entry_is_named_with_its_values(name):
     assert (failure.parameter, failure.index, failure.steps) == (name, index, 3)
     assert (failure.wrong, failure.checked, failure.time_steps) == (1, right[name].size, ())
     assert failure.got == gradients(NaiveLSTM(), X[:3])[name][index] * (1 + 1e-6)
-    assert failure.relative_error == abs(failure.got - failure.expected) / max(abs(failure.got), abs(failure.expected))
-    assert f"{name}[1, {index[1]}] with 3 time steps: expected {failure.expected:.6g}, got {failure.got:.6g}" in str(failure)
+    assert failure.relative_error == abs(failure.got - failure.expected) / max(
+        abs(failure.got), abs(failure.expected)
+    )
+    assert (
+        f"{name}[1, {index[1]}] with 3 time steps: expected {failure.expected:.6g}, got {failure.got:.6g}"
+        in str(failure)
+    )
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
@@ -380,7 +394,7 @@ def test_large_parameters_are_checked_at_a_reproducible_choice_of_entries():
     assert check(entries=None).entries == 82
 
 
-# ------------------------------------------------------------------------------ a backward pass that trains in place
+# --------------------------------------------------------------------- a backward pass that trains in place
 
 
 @pytest.mark.parametrize("names", [None, GATES, ("bo", "Wf")])
@@ -413,7 +427,7 @@ def test_arrays_that_the_forward_pass_replaces_are_no_parameters():
     assert set(report.parameters) == set(GATES)
 
 
-# ---------------------------------------------------------------------------------------- restoring, and what is kept
+# ------------------------------------------------------------------------------ restoring, and what is kept
 
 
 def test_neither_the_sequence_nor_the_cache_is_left_changed(untouched):
@@ -477,7 +491,7 @@ def test_nothing_is_printed_and_the_report_is_frozen(capsys):
         report.method = "guess"
 
 
-# --------------------------------------------------------------------------------------------------------- bad input
+# ------------------------------------------------------------------------------------------------ bad input
 
 
 def broken(**changes):
@@ -500,7 +514,11 @@ BAD = [
     ({"gradients": None}, TypeError, "gradients: expected a function, got None"),
     ({"model": MappingProxyType({})}, TypeError, "model: expected an object or a dict, got mappingproxy({})"),
     ({"x": 3}, TypeError, "x: expected an array or a list of time steps, got 3"),
-    ({"x": np.array(3.0)}, TypeError, "x: expected an array or a list of time steps, got array of shape () and dtype float64"),
+    (
+        {"x": np.array(3.0)},
+        TypeError,
+        "x: expected an array or a list of time steps, got array of shape () and dtype float64",
+    ),
     ({"x": []}, ValueError, "number of time steps in x: expected at least 1, got 0"),
     ({"x": X.astype(int)}, TypeError, "x: expected a writeable float32 or float64 array"),
     ({"names": "Wf"}, TypeError, "names: expected several names, got the text 'Wf'"),
@@ -508,13 +526,21 @@ BAD = [
     ({"names": ["Wq"]}, ValueError, "Wq: expected the name of a parameter, got none that model has"),
     ({"names": ["fault"]}, TypeError, "fault: expected a writeable float32 or float64 array, got None"),
     ({"names": []}, ValueError, "names: expected at least one parameter, found none in"),
-    ({"names": ["Wf"], "gradients": without("Wf")}, ValueError, "gradients: expected one for each name; missing: Wf"),
+    (
+        {"names": ["Wf"], "gradients": without("Wf")},
+        ValueError,
+        "gradients: expected one for each name; missing: Wf",
+    ),
     ({"model": frozen()}, TypeError, "Wf: expected a writeable float32 or float64 array"),
     ({"lr": 0}, ValueError, "lr: expected a number above 0, got 0"),
     ({"entries": 0}, ValueError, "entries: expected at least 1, got 0"),
     ({"tolerance": -1.0}, ValueError, "tolerance: expected a number above 0, got -1.0"),
     ({"rng": "seed"}, TypeError, "rng: expected an integer, got 'seed'"),
-    ({"loss": lambda model, x: model.forward(x)}, TypeError, "loss: expected one number, got array of shape (3, 1)"),
+    (
+        {"loss": lambda model, x: model.forward(x)},
+        TypeError,
+        "loss: expected one number, got array of shape (3, 1)",
+    ),
     ({"loss": lambda model, x: np.nan}, ValueError, "loss: expected a finite number, got nan"),  # noqa: ARG005
     ({"loss": lambda model, x: None}, TypeError, "loss: expected a number, got None"),  # noqa: ARG005
     ({"gradients": lambda model, x: None}, TypeError, "gradients: expected a mapping from names to arrays"),  # noqa: ARG005

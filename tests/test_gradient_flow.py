@@ -34,7 +34,9 @@ def run_rest(layer, x, h, c):
     if c is None:
         reference.rnn_forward(x, *weights, h, lengths, y, np.empty_like(h))
     else:
-        reference.forward(x, *weights, h, c, lengths, False, y, None, None, np.empty_like(h), np.empty_like(h))
+        reference.forward(
+            x, *weights, h, c, lengths, False, y, None, None, np.empty_like(h), np.empty_like(h)
+        )
     return y
 
 
@@ -58,11 +60,15 @@ def norms_by_definition(layer, x, dy, state):
         if is_lstm:
             c = c + moved
             h = trace.o[0, t - 1] * np.tanh(c) if t else h + 0j
-            dc[t, :, unit] = (seen * h).sum(axis=1).imag + (dy[t:] * run_rest(layer, x[t:], h, c)).sum(axis=(0, 2)).imag
+            dc[t, :, unit] = (seen * h).sum(axis=1).imag + (dy[t:] * run_rest(layer, x[t:], h, c)).sum(
+                axis=(0, 2)
+            ).imag
     return [np.linalg.norm(part[::-1] / 1e-30, axis=2) for part in (dh, dc)]
 
 
-@pytest.mark.parametrize("sizes", [(5, 3, 2, 4), (1, 3, 2, 4), (4, 1, 3, 1)], ids="T{0[0]}-B{0[1]}-I{0[2]}-H{0[3]}".format)
+@pytest.mark.parametrize(
+    "sizes", [(5, 3, 2, 4), (1, 3, 2, 4), (4, 1, 3, 1)], ids="T{0[0]}-B{0[1]}-I{0[2]}-H{0[3]}".format
+)
 @pytest.mark.parametrize("kind", KINDS)
 def test_norms_are_those_of_the_derivatives(kind, sizes, backend):
     layer = build(kind, *sizes[2:], backend=backend)
@@ -104,7 +110,9 @@ def test_every_layout_gives_the_same(kind):
     layer, batch_first = build(kind, 2, 4), build(kind, 2, 4, batch_first=True)
     x, dy, state = draw(kind, 6, 3, 2, 4)
     expected = clstm.gradient_flow(layer, x, dy, state)
-    assert_same_bits(clstm.gradient_flow(batch_first, x.swapaxes(0, 1), dy.swapaxes(0, 1), state).dh, expected.dh)
+    assert_same_bits(
+        clstm.gradient_flow(batch_first, x.swapaxes(0, 1), dy.swapaxes(0, 1), state).dh, expected.dh
+    )
     own = tuple(part[:, 1] for part in state) if kind == "LSTM" else state[:, 1]
     one = clstm.gradient_flow(layer, x[:, 1], dy[:, 1], own)
     assert_close(one.dh, expected.dh[:, 1], "backward")
@@ -184,14 +192,50 @@ def test_the_rnn_stays_as_it_was():
 @pytest.mark.parametrize(
     ("layer", "x", "kwargs", "error", "message"),
     [
-        (np.ones(3), np.ones((5, 2)), {}, TypeError, r"layer: expected LSTM or RNN, got array of shape \(3,\)"),
+        (
+            np.ones(3),
+            np.ones((5, 2)),
+            {},
+            TypeError,
+            r"layer: expected LSTM or RNN, got array of shape \(3,\)",
+        ),
         (clstm.LSTM(2, 3, 2), np.ones((5, 2)), {}, ValueError, "layer: expected one layer in one direction"),
-        (clstm.LSTM(2, 3, bidirectional=True), np.ones((5, 2)), {}, ValueError, "layer: expected one layer in one direction"),
-        (clstm.LSTM(2, 3), np.ones((0, 2)), {}, ValueError, r"x: expected at least one time step, got shape \(0, 2\)"),
-        (clstm.RNN(2, 3), np.ones((5, 1, 4)), {}, ValueError, r"x: expected shape \(T, B, 2\), got \(5, 1, 4\)"),
-        (clstm.LSTM(2, 3), np.ones((5, 2)), {"dy": np.ones((5, 4))}, ValueError, r"dy: expected shape \(5, 3\), got \(5, 4\)"),
+        (
+            clstm.LSTM(2, 3, bidirectional=True),
+            np.ones((5, 2)),
+            {},
+            ValueError,
+            "layer: expected one layer in one direction",
+        ),
+        (
+            clstm.LSTM(2, 3),
+            np.ones((0, 2)),
+            {},
+            ValueError,
+            r"x: expected at least one time step, got shape \(0, 2\)",
+        ),
+        (
+            clstm.RNN(2, 3),
+            np.ones((5, 1, 4)),
+            {},
+            ValueError,
+            r"x: expected shape \(T, B, 2\), got \(5, 1, 4\)",
+        ),
+        (
+            clstm.LSTM(2, 3),
+            np.ones((5, 2)),
+            {"dy": np.ones((5, 4))},
+            ValueError,
+            r"dy: expected shape \(5, 3\), got \(5, 4\)",
+        ),
         (clstm.LSTM(2, 3), np.ones((5, 2)), {"state": np.ones((1, 3))}, ValueError, "state: expected a pair"),
-        (clstm.RNN(2, 3), np.ones((5, 2)), {"state": np.ones((1, 4))}, ValueError, r"state: expected shape \(1, 3\)"),
+        (
+            clstm.RNN(2, 3),
+            np.ones((5, 2)),
+            {"state": np.ones((1, 4))},
+            ValueError,
+            r"state: expected shape \(1, 3\)",
+        ),
     ],
 )
 def test_bad_input_is_refused(layer, x, kwargs, error, message):

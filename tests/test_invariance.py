@@ -1,6 +1,7 @@
 """The same bits: whatever batch a row is in, in one call, in chunks, step by step or streamed, on any number of threads.
 
-The promise holds for each kernel build by itself; between builds, and for the definition, there are the tolerances.
+The promise holds for each kernel build by itself; between builds, and for the definition, there are the
+tolerances.
 """
 
 from dataclasses import replace
@@ -29,7 +30,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 THREADS = (2, 3, 5)
-# T, B, I, H on both sides of every choice that the kernels make by size: packed or not, rows or units shared among threads.
+# T, B, I, H on both sides of every choice that the kernels make by size: packed or not, rows or units shared
+# among threads.
 SHARED = {
     "rows": ((32, 64, 24, 16), None),
     "ragged rows": ((40, 90, 24, 16), "ragged"),
@@ -51,7 +53,11 @@ def rows_of(case, rows):
     rows = np.asarray(rows, np.intp)
     T = case.lengths[rows].max(initial=0)
     sequences = {name: getattr(case, name)[:T, rows] for name in ("x", "dy")}
-    return replace(case, **sequences, **{name: getattr(case, name)[rows] for name in ("h_0", "c_0", "lengths", "dh_n", "dc_n")})
+    return replace(
+        case,
+        **sequences,
+        **{name: getattr(case, name)[rows] for name in ("h_0", "c_0", "lengths", "dh_n", "dc_n")},
+    )
 
 
 def assert_rows_same(functions, case, rows, whole):
@@ -63,7 +69,7 @@ def assert_rows_same(functions, case, rows, whole):
         assert_same_bits(got[name], whole[name][rows], f"{name} of rows {rows}")
 
 
-# ----------------------------------------------------------------------------------------------- the batch a row is in
+# ------------------------------------------------------------------------------------ the batch a row is in
 
 
 @given(
@@ -79,7 +85,10 @@ def assert_rows_same(functions, case, rows, whole):
 def test_row_has_the_same_bits_in_any_batch(build, dtype, T, B, I, H, reverse, data):  # noqa: E741
     lengths = data.draw(st.lists(st.integers(0, T), min_size=B, max_size=B))
     rows = data.draw(st.lists(st.integers(0, B - 1), min_size=1, max_size=2 * B))
-    case, functions = make_case(T, B, I, H, dtype, reverse=reverse, lengths=lengths), functions_of(build, dtype)
+    case, functions = (
+        make_case(T, B, I, H, dtype, reverse=reverse, lengths=lengths),
+        functions_of(build, dtype),
+    )
     assert_rows_same(functions, case, rows, run_forward(functions, case))
 
 
@@ -94,7 +103,7 @@ def test_each_row_alone_has_the_bits_of_the_batch(build, dtype, name, reverse):
     assert_rows_same(functions, case, np.random.default_rng(0).permutation(B), whole)
 
 
-# --------------------------------------------------------------------------- one call, chunks, steps, streams, training
+# --------------------------------------------------------------- one call, chunks, steps, streams, training
 
 
 @given(
@@ -104,7 +113,10 @@ def test_each_row_alone_has_the_bits_of_the_batch(build, dtype, name, reverse):
     I=st.integers(1, 9),
     H=st.sampled_from([1, 5, 8, 16, 19, 33, 70]),
     num_layers=st.integers(1, 3),
-    chunks=st.lists(st.tuples(st.integers(0, 5), st.sampled_from(["call", "forward", "trace", "step", "stream"])), max_size=6),
+    chunks=st.lists(
+        st.tuples(st.integers(0, 5), st.sampled_from(["call", "forward", "trace", "step", "stream"])),
+        max_size=6,
+    ),
 )
 def test_one_call_has_the_bits_of_any_chunks(build, dtype, B, I, H, num_layers, chunks):  # noqa: E741
     lstm = build_lstm_on(build, I, H, num_layers, dtype=dtype)
@@ -192,12 +204,17 @@ def test_memory_layout_of_the_input_changes_no_bit(build, dtype):
     expected, _ = lstm(x)
     shifted = np.zeros(x.nbytes + 1, np.uint8)[1:].view(dtype).reshape(x.shape)
     shifted[...] = x
-    layouts = (np.asfortranarray(x), x.transpose(1, 0, 2).copy().transpose(1, 0, 2), np.repeat(x, 2, axis=2)[..., ::2], shifted)
+    layouts = (
+        np.asfortranarray(x),
+        x.transpose(1, 0, 2).copy().transpose(1, 0, 2),
+        np.repeat(x, 2, axis=2)[..., ::2],
+        shifted,
+    )
     for value in layouts:
         assert_same_bits(lstm(value)[0], expected)
 
 
-# ------------------------------------------------------------------------------------------------- the number of threads
+# ------------------------------------------------------------------------------------ the number of threads
 
 
 @pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])

@@ -26,12 +26,19 @@ from hypothesis import strategies as st
 from clstm import _dispatch, reference
 
 # Every pair of a batch and a hidden size; time and input sizes take turns, so that each meets each.
-TIMES, BATCHES, INPUTS, HIDDEN = (2, 7, 1, 40), (1, 2, 3, 7, 8, 33), (2, 5, 1, 20, 40), (1, 3, 7, 8, 9, 15, 16, 17, 33, 100)
+TIMES, BATCHES, INPUTS, HIDDEN = (
+    (2, 7, 1, 40),
+    (1, 2, 3, 7, 8, 33),
+    (2, 5, 1, 20, 40),
+    (1, 3, 7, 8, 9, 15, 16, 17, 33, 100),
+)
 PAIRS = [(B, H) for B in BATCHES for H in HIDDEN]
 SIZES = [(TIMES[n % 4], B, INPUTS[n % 5], H) for n, (B, H) in enumerate(PAIRS)]
 SIZES += [(1, 1, 1, 1), (40, 1, 1, 100), (2, 13, 3, 64), (3, 6, 7, 128), (3, 200, 2, 5)]
 ROWS = [
-    pytest.param(reverse, ragged, id=f"{'reverse' if reverse else 'forward'}-{'ragged' if ragged else 'full'}")
+    pytest.param(
+        reverse, ragged, id=f"{'reverse' if reverse else 'forward'}-{'ragged' if ragged else 'full'}"
+    )
     for reverse in (False, True)
     for ragged in (False, True)
 ]
@@ -62,13 +69,17 @@ def test_kernels_equal_the_definition(build, dtype, sizes, reverse, ragged):
 def test_kernels_equal_the_definition_for_any_lengths(build, dtype, T, B, I, H, reverse, strided, data):  # noqa: E741
     lengths = data.draw(st.lists(st.integers(0, T), min_size=B, max_size=B))
     case = make_case(T, B, I, H, dtype, reverse=reverse, lengths=lengths)
-    assert_results_close(run(functions_of(build, dtype), case, strided=strided), run(reference, case.astype("float64")))
+    assert_results_close(
+        run(functions_of(build, dtype), case, strided=strided), run(reference, case.astype("float64"))
+    )
 
 
 @pytest.mark.parametrize("lengths", [None, "ragged"], ids=["full", "ragged"])
 @pytest.mark.parametrize("sizes", [(5, 3, 2, 3), (1, 2, 2, 3), (4, 1, 1, 1)], ids=name_sizes)
 def test_kernel_gradients_are_complex_step_derivatives(build, sizes, lengths):
-    assert_gradients_are_complex_step_derivatives(functions_of(build, "float64"), make_case(*sizes, lengths=lengths))
+    assert_gradients_are_complex_step_derivatives(
+        functions_of(build, "float64"), make_case(*sizes, lengths=lengths)
+    )
 
 
 @pytest.mark.parametrize(("reverse", "ragged"), ROWS)
@@ -185,7 +196,9 @@ def test_nan_stays_in_its_own_row(build, dtype, H, reverse):
         assert np.isnan(got["c_n"][row]).all()
 
 
-@pytest.mark.parametrize("sizes", [(1, 1, 1, 1), (1, 1, 20, 100), (1, 8, 5, 33), (1, 33, 2, 7)], ids=name_sizes)
+@pytest.mark.parametrize(
+    "sizes", [(1, 1, 1, 1), (1, 1, 20, 100), (1, 8, 5, 33), (1, 33, 2, 7)], ids=name_sizes
+)
 def test_step_equals_forward_over_one_step(twin, dtype, sizes):
     _, B, _, H = sizes
     case, expected = case_and_expected(*sizes, dtype, False, False)
@@ -234,7 +247,9 @@ def test_backward_overwrites_old_values(build, dtype):
 def test_twins_have_the_same_names_and_arguments(build, dtype, name):
     expected = inspect.signature(getattr(reference, name))
     got = inspect.signature(getattr(functions_of(build, dtype), name))
-    assert [(p.name, p.default) for p in got.parameters.values()] == [(p.name, p.default) for p in expected.parameters.values()]
+    assert [(p.name, p.default) for p in got.parameters.values()] == [
+        (p.name, p.default) for p in expected.parameters.values()
+    ]
 
 
 @pytest.mark.parametrize("name", _dispatch.FUNCTIONS)

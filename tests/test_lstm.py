@@ -48,7 +48,7 @@ def run_oracle(lstm, d, masks=None):
     return oracle(double(lstm.params), lstm.num_layers, lstm.bidirectional, x, *state, d.lengths, masks)
 
 
-# ------------------------------------------------------------------------------------------------ values, gradients
+# ---------------------------------------------------------------------------------------- values, gradients
 
 
 @pytest.mark.parametrize("ragged", [False, True], ids=["full", "ragged"])
@@ -75,7 +75,11 @@ def test_every_gradient_is_the_complex_step_derivative_of_the_oracle(shape, T, r
     d = draw_inputs(lstm, T, 3, ragged=ragged)
     lstm.forward(d.x, d.state, d.lengths)
     dx, (dh_0, dc_0) = lstm.backward(d.dy, d.dstate)
-    values = double(lstm.params) | {"x": np.where(np.isnan(d.x), 0, d.x), "h_0": d.state[0], "c_0": d.state[1]}
+    values = double(lstm.params) | {
+        "x": np.where(np.isnan(d.x), 0, d.x),
+        "h_0": d.state[0],
+        "c_0": d.state[1],
+    }
     gradients = lstm.grads | {"x": dx, "h_0": dh_0, "c_0": dc_0}
     assert list(values) == list(gradients)
     dy, rng = np.where(np.isnan(d.dy), 0, d.dy), np.random.default_rng(3)
@@ -133,7 +137,7 @@ def test_shapes_and_values_for_any_sizes(T, B, layers, bidirectional, data, batc
     assert dh_0.shape == dc_0.shape == (layers * (1 + bidirectional), B, H)
 
 
-# ------------------------------------------------------------------------------------------------------- layouts
+# -------------------------------------------------------------------------------------------------- layouts
 
 
 def test_batch_first_is_the_same_with_two_axes_exchanged(dtype, backend):
@@ -155,7 +159,10 @@ def test_batch_first_is_the_same_with_two_axes_exchanged(dtype, backend):
 
 @pytest.mark.parametrize("batch_first", [False, True], ids=["time-major", "batch-first"])
 def test_one_sequence_without_a_batch_axis(dtype, backend, batch_first):
-    lstm, batched = make(dtype=dtype, backend=backend, batch_first=batch_first), make(dtype=dtype, backend=backend)
+    lstm, batched = (
+        make(dtype=dtype, backend=backend, batch_first=batch_first),
+        make(dtype=dtype, backend=backend),
+    )
     d = draw_inputs(lstm, 6, 1)
     y, state = batched.forward(d.x, d.state, [4])
     dx, dstate = batched.backward(d.dy, d.dstate)
@@ -208,7 +215,11 @@ LAYOUTS = {
 def test_every_memory_layout_gives_the_same_bits(dtype, backend, layout):
     lstm, change = make(dtype=dtype, backend=backend), LAYOUTS[layout]
     d = draw_inputs(lstm, 6, 4)
-    expected = [*lstm.forward(d.x, d.state, d.lengths)[1], *lstm.backward(d.dy, d.dstate)[1], lstm.flat_grads.copy()]
+    expected = [
+        *lstm.forward(d.x, d.state, d.lengths)[1],
+        *lstm.backward(d.dy, d.dstate)[1],
+        lstm.flat_grads.copy(),
+    ]
     x, dy, *states = (change(v) for v in (d.x, d.dy, *d.state, *d.dstate))
     assert_same_bits(lstm(x, states[:2], d.lengths)[0], lstm(d.x, d.state)[0])
     got = [*lstm.forward(x, states[:2], d.lengths)[1], *lstm.backward(dy, states[2:])[1], lstm.flat_grads]
@@ -251,7 +262,7 @@ def test_no_time_and_no_rows_are_legal(shape, sizes, dtype, backend):
         assert (lstm.flat_grads == 0).all()
 
 
-# -------------------------------------------------------------------------------------------------------- states
+# --------------------------------------------------------------------------------------------------- states
 
 
 def test_no_state_means_zeros(dtype, backend):
@@ -327,7 +338,7 @@ def test_inputs_are_never_modified(dtype, backend):
             assert_same_bits(got, expected)
 
 
-# ------------------------------------------------------------------------------------------------------ backward
+# ------------------------------------------------------------------------------------------------- backward
 
 
 def test_parts_of_the_loss_add_up(backend):
@@ -396,7 +407,7 @@ def test_nan_stays_in_its_own_row(dtype, backend, batch_first):
     assert np.isnan(dirty_y).any()
 
 
-# ------------------------------------------------------------------------------------------------------- dropout
+# -------------------------------------------------------------------------------------------------- dropout
 
 
 def pass_through(dropout, backend, rng):
@@ -415,7 +426,9 @@ def test_dropout_zeroes_its_share_and_scales_the_rest(dropout, backend):
     y = lstm.forward(x)[0]
     dropped = y == 0
     assert abs(dropped.mean() - dropout) <= TOLERANCES["sample mean"]["float64"]
-    lstm.params["weight_ih_l1"] /= 1 - dropout  # what is kept is multiplied with 1 / (1 - dropout): the mean stays
+    lstm.params["weight_ih_l1"] /= (
+        1 - dropout
+    )  # what is kept is multiplied with 1 / (1 - dropout): the mean stays
     assert_close(y[~dropped], lstm(x)[0][~dropped], "forward")
 
 
@@ -470,7 +483,7 @@ def test_gradients_go_through_the_dropout_masks(backend):
         assert_close(np.array((gradients[name] * direction).sum()), numeric, "central difference", name)
 
 
-# -------------------------------------------------------------------------------------- parameters and gradients
+# --------------------------------------------------------------------------------- parameters and gradients
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -502,7 +515,9 @@ def test_params_and_grads_are_views_that_cover_one_flat_array(shape, dtype):
             assert np.shares_memory(value, flat)
             assert (value == -1).all()
             value[...] = n
-        counts = np.unique_counts(flat) if hasattr(np, "unique_counts") else np.unique(flat, return_counts=True)
+        counts = (
+            np.unique_counts(flat) if hasattr(np, "unique_counts") else np.unique(flat, return_counts=True)
+        )
         assert list(counts[1]) == [value.size for value in named.values()]
 
 
@@ -534,7 +549,7 @@ def test_gates_lie_in_the_order_input_forget_candidate_output():
     assert_close(np.array(got), np.array(expected), "forward")
 
 
-# --------------------------------------------------------------------------------------------------------- trace
+# ---------------------------------------------------------------------------------------------------- trace
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -554,7 +569,9 @@ def test_trace_holds_the_gates_and_states_of_the_equations(shape, dtype, backend
         for b, length in enumerate(d.lengths):
             c = trace.c[n, :length, b]
             start = d.state[1][n, b][None]
-            c_prev[:length, b] = np.concatenate([c[1:], start] if reverse and length else [start, c[:-1]])[:length]
+            c_prev[:length, b] = np.concatenate([c[1:], start] if reverse and length else [start, c[:-1]])[
+                :length
+            ]
             if length:
                 last = 0 if reverse else length - 1
                 assert_same_bits(trace.h[n, last, b], h_n[n, b])
@@ -580,7 +597,7 @@ def test_trace_is_time_major_also_when_sequences_are_not(backend):
     assert_same_bits(turned.trace(d.x.swapaxes(0, 1)).h, lstm.trace(d.x).h)
 
 
-# ------------------------------------------------------------------------------------------------------- threads
+# -------------------------------------------------------------------------------------------------- threads
 
 
 def test_inference_from_several_threads_at_once(dtype, backend):
@@ -633,7 +650,7 @@ def test_no_call_warns_or_prints(dtype, backend, capfd):
     assert capfd.readouterr() == ("", "")
 
 
-# ------------------------------------------------------------------------------------------------ initial weights
+# ------------------------------------------------------------------------------------------ initial weights
 
 
 @pytest.mark.parametrize("bidirectional", [False, True], ids=["one-way", "both-ways"])
@@ -718,9 +735,19 @@ def test_default_dtype_is_float64():
 
 
 def test_repr_tells_the_constructors_arguments_and_can_be_evaluated():
-    lstm = clstm.LSTM(3, 5, 2, bidirectional=True, dropout=0.25, dtype="float32", batch_first=True, init="torch")
+    lstm = clstm.LSTM(
+        3, 5, 2, bidirectional=True, dropout=0.25, dtype="float32", batch_first=True, init="torch"
+    )
     text = repr(lstm)
-    for part in ("LSTM(3, 5", "num_layers=2", "bidirectional=True", "dropout=0.25", "float32", "batch_first=True", "'torch'"):
+    for part in (
+        "LSTM(3, 5",
+        "num_layers=2",
+        "bidirectional=True",
+        "dropout=0.25",
+        "float32",
+        "batch_first=True",
+        "'torch'",
+    ):
         assert part in text
     assert repr(eval(text, {"LSTM": clstm.LSTM})) == text
     assert repr(clstm.reference.LSTM(1, 2)).startswith("ReferenceLSTM(1, 2")

@@ -37,7 +37,11 @@ def first_step(v, reverse):
 
 def later(v, first, reverse):
     """Return `v` one step on, and what then stands in the place of its initial value: v_t is found where v_prev belongs."""
-    return (np.concatenate([first[None], v[:-1]]), v[-1]) if reverse else (np.concatenate([v[1:], first[None]]), v[0])
+    return (
+        (np.concatenate([first[None], v[:-1]]), v[-1])
+        if reverse
+        else (np.concatenate([v[1:], first[None]]), v[0])
+    )
 
 
 def mutate(forward=None, backward=None):
@@ -51,12 +55,15 @@ def mutate(forward=None, backward=None):
         return wrapped if change else function
 
     return SimpleNamespace(
-        forward=wrap(reference.forward, FORWARD, forward), backward=wrap(reference.backward, BACKWARD, backward)
+        forward=wrap(reference.forward, FORWARD, forward),
+        backward=wrap(reference.backward, BACKWARD, backward),
     )
 
 
 def exchange_gates(first, second):
-    return mutate(lambda a: {name: permute(getattr(a, name), first, second) for name in ("W_x", "W_h", "bias")})
+    return mutate(
+        lambda a: {name: permute(getattr(a, name), first, second) for name in ("W_x", "W_h", "bias")}
+    )
 
 
 def exchange_gates_of_gradient(name):
@@ -81,7 +88,11 @@ def leave_first_step_out_of(name):
         marker[t] = np.eye(B)
         dz = np.empty((B, a.W_h.shape[1]), a.x.dtype)
         rest = [np.empty_like(v) for v in (marker, a.dW_h, a.dbias, a.dh_0, a.dc_0)]
-        given = dict(zip(BACKWARD, arguments, strict=True)) | {"x": marker, "W_x": np.zeros_like(dz), "dW_x": dz}
+        given = dict(zip(BACKWARD, arguments, strict=True)) | {
+            "x": marker,
+            "W_x": np.zeros_like(dz),
+            "dW_x": dz,
+        }
         given |= dict(zip(("dx", "dW_h", "dbias", "dh_0", "dc_0"), rest, strict=True))
         reference.backward(*given.values())
         share = {"dW_x": a.x[t].T @ dz, "dW_h": a.h_0.T @ dz, "dbias": dz.sum(axis=0)}[name]
@@ -97,8 +108,15 @@ def use_h_t_for_h_prev(a):
 
 
 MUTANTS = {
-    **{f"gates {'ifgo'[p]} and {'ifgo'[q]} exchanged": exchange_gates(p, q) for p in range(4) for q in range(p)},
-    **{f"gates exchanged in {name} only": exchange_gates_of_gradient(name) for name in ("dW_x", "dW_h", "dbias")},
+    **{
+        f"gates {'ifgo'[p]} and {'ifgo'[q]} exchanged": exchange_gates(p, q)
+        for p in range(4)
+        for q in range(p)
+    },
+    **{
+        f"gates exchanged in {name} only": exchange_gates_of_gradient(name)
+        for name in ("dW_x", "dW_h", "dbias")
+    },
     **{f"first step left out of {name}": leave_first_step_out_of(name) for name in ("dW_x", "dW_h", "dbias")},
     "first step's output not seen": mutate(backward=lambda a: {"dy": first_step(a.dy, a.reverse)}),
     "first step's input not seen": mutate(backward=lambda a: {"x": first_step(a.x, a.reverse)}),

@@ -34,7 +34,7 @@ def build_dense(*args, **kwargs):
     return dense
 
 
-# ---------------------------------------------------------------------------------------------------------- Dense
+# ---------------------------------------------------------------------------------------------------- Dense
 
 
 @pytest.mark.parametrize("leading", LEADING, ids=str)
@@ -95,7 +95,9 @@ def test_dense_parameters_are_views_of_one_array():
         assert all(np.shares_memory(value, flat) for value in named.values())
 
 
-@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda dense: pickle.loads(pickle.dumps(dense))], ids=["copy", "pickle"])
+@pytest.mark.parametrize(
+    "duplicate", [copy.deepcopy, lambda dense: pickle.loads(pickle.dumps(dense))], ids=["copy", "pickle"]
+)
 def test_dense_copy_has_views_of_its_own(duplicate):
     dense = build_dense(3, 4)
     twin = duplicate(dense)
@@ -142,7 +144,9 @@ def test_dense_state_dict_round_trip():
 def test_dense_state_dict_that_does_not_fit_changes_nothing(change, message):
     dense = build_dense(3, 4)
     before = dense.flat_params.copy()
-    given = {name: value for name, value in (nn.Dense(3, 4).state_dict() | change).items() if value is not None}
+    given = {
+        name: value for name, value in (nn.Dense(3, 4).state_dict() | change).items() if value is not None
+    }
     with pytest.raises(ValueError, match=message):
         dense.load_state_dict(given)
     assert_same_bits(dense.flat_params, before)
@@ -156,12 +160,32 @@ def test_dense_state_dict_that_does_not_fit_changes_nothing(change, message):
         (lambda _: nn.Dense(1, 1, bias=1), TypeError, "bias: expected True or False, got 1"),
         (lambda _: nn.Dense(1, 1, dtype=int), ValueError, "dtype: expected float32 or float64"),
         (lambda dense: dense(np.ones((5, 2))), ValueError, r"x: expected shape \(..., 3\), got \(5, 2\)"),
-        (lambda dense: dense(np.ones((2, 5, 2))), ValueError, r"x: expected shape \(..., 3\), got \(2, 5, 2\)"),
+        (
+            lambda dense: dense(np.ones((2, 5, 2))),
+            ValueError,
+            r"x: expected shape \(..., 3\), got \(2, 5, 2\)",
+        ),
         (lambda dense: dense.forward(1.0), ValueError, r"x: expected shape \(..., 3\), got \(\)"),
-        (lambda dense: dense(np.ones(3, complex)), TypeError, "x: expected real numbers, got dtype complex128"),
-        (lambda _: build_dense(3, 4).backward(np.ones(4)), RuntimeError, "backward: expected a call of forward before it"),
-        (lambda dense: dense.backward(np.ones((4, 4))), ValueError, r"dy: expected shape \(5, 4\), got \(4, 4\)"),
-        (lambda dense: dense.backward(np.ones((5, 4)), 1), TypeError, "accumulate: expected True or False, got 1"),
+        (
+            lambda dense: dense(np.ones(3, complex)),
+            TypeError,
+            "x: expected real numbers, got dtype complex128",
+        ),
+        (
+            lambda _: build_dense(3, 4).backward(np.ones(4)),
+            RuntimeError,
+            "backward: expected a call of forward before it",
+        ),
+        (
+            lambda dense: dense.backward(np.ones((4, 4))),
+            ValueError,
+            r"dy: expected shape \(5, 4\), got \(4, 4\)",
+        ),
+        (
+            lambda dense: dense.backward(np.ones((5, 4)), 1),
+            TypeError,
+            "accumulate: expected True or False, got 1",
+        ),
     ],
 )
 def test_dense_refuses_bad_input(call, error, message):
@@ -174,7 +198,7 @@ def test_dense_refuses_bad_input(call, error, message):
     dense.backward(np.ones((5, 4)))  # the tape is still there
 
 
-# --------------------------------------------------------------------------------------------------- loss, optimiser
+# ------------------------------------------------------------------------------------------ loss, optimiser
 
 
 def test_mse_loss_and_its_derivative(dtype):
@@ -193,9 +217,19 @@ def test_mse_loss_and_its_derivative(dtype):
     ("prediction", "target", "error", "message"),
     [
         (np.ones((3, 1)), np.ones(3), ValueError, r"target: expected shape \(3, 1\), got \(3,\)"),
-        (np.ones((0, 2)), np.ones((0, 2)), ValueError, r"prediction: expected at least one element, got shape \(0, 2\)"),
+        (
+            np.ones((0, 2)),
+            np.ones((0, 2)),
+            ValueError,
+            r"prediction: expected at least one element, got shape \(0, 2\)",
+        ),
         (np.ones(2), ["a", "b"], TypeError, "target: expected real numbers"),
-        (np.ones(2, complex), np.ones(2), TypeError, "prediction: expected real numbers, got dtype complex128"),
+        (
+            np.ones(2, complex),
+            np.ones(2),
+            TypeError,
+            "prediction: expected real numbers, got dtype complex128",
+        ),
     ],
 )
 def test_mse_loss_refuses_bad_input(prediction, target, error, message):
@@ -232,7 +266,12 @@ def test_cross_entropy_of_huge_scores_is_finite():
         (np.ones((2, 3)), [0, 3], ValueError, r"target: expected values in 0..2, got 0..3"),
         (np.ones((2, 3)), [-1, 0], ValueError, r"target: expected values in 0..2, got -1..0"),
         (np.ones((2, 3)), [0.0, 1.0], TypeError, "target: expected integers, got dtype float64"),
-        (np.ones((2, 3), complex), [0, 1], TypeError, "prediction: expected real numbers, got dtype complex128"),
+        (
+            np.ones((2, 3), complex),
+            [0, 1],
+            TypeError,
+            "prediction: expected real numbers, got dtype complex128",
+        ),
     ],
 )
 def test_cross_entropy_refuses_bad_input(prediction, target, error, message):
@@ -270,12 +309,24 @@ def test_adam_takes_the_steps_of_its_formula(dtype):
     ("make", "error", "message"),
     [
         (lambda d: nn.Adam(d), TypeError, "layers: expected a list of layers, got Dense"),
-        (lambda d: nn.Adam([d, 3]), TypeError, "layers: expected objects with flat_params and flat_grads, got 3"),
+        (
+            lambda d: nn.Adam([d, 3]),
+            TypeError,
+            "layers: expected objects with flat_params and flat_grads, got 3",
+        ),
         (lambda d: nn.Adam([d, d]), ValueError, "layers: expected each layer once"),
         (lambda d: nn.Adam([d], lr=0), ValueError, "lr: expected a number above 0, got 0"),
         (lambda d: nn.Adam([d], lr="fast"), TypeError, "lr: expected a number, got 'fast'"),
-        (lambda d: nn.Adam([d], betas=0.9), ValueError, r"betas: expected a pair \(beta_1, beta_2\), got 0.9"),
-        (lambda d: nn.Adam([d], betas=(0.9, 1.0)), ValueError, r"betas\[1\]: expected a number in \[0, 1\), got 1.0"),
+        (
+            lambda d: nn.Adam([d], betas=0.9),
+            ValueError,
+            r"betas: expected a pair \(beta_1, beta_2\), got 0.9",
+        ),
+        (
+            lambda d: nn.Adam([d], betas=(0.9, 1.0)),
+            ValueError,
+            r"betas\[1\]: expected a number in \[0, 1\), got 1.0",
+        ),
         (lambda d: nn.Adam([d], eps=-1.0), ValueError, "eps: expected a number above 0, got -1.0"),
         (lambda d: nn.clip_grad_norm([d], 0.0), ValueError, "max_norm: expected a number above 0, got 0.0"),
     ],
@@ -295,7 +346,11 @@ def test_clip_grad_norm_scales_all_layers_together(dtype):
     assert_close(np.array(nn.clip_grad_norm(layers, 1e3)), norm, "forward")
     assert_same_bits(np.concatenate([layer.flat_grads for layer in layers]), before)
     assert_close(np.array(nn.clip_grad_norm(layers, 0.5)), norm, "forward")
-    assert_close(np.concatenate([layer.flat_grads for layer in layers]), before.astype("float64") * (0.5 / norm), "forward")
+    assert_close(
+        np.concatenate([layer.flat_grads for layer in layers]),
+        before.astype("float64") * (0.5 / norm),
+        "forward",
+    )
 
 
 def test_clip_grad_norm_leaves_what_is_not_finite():
@@ -305,7 +360,7 @@ def test_clip_grad_norm_leaves_what_is_not_finite():
     assert_same_bits(dense.flat_grads, np.array([np.inf, 1.0]))
 
 
-# ------------------------------------------------------------------------------------------------------------- windows
+# -------------------------------------------------------------------------------------------------- windows
 
 
 @pytest.mark.parametrize("features", [None, 1, 3], ids=["1-D", "F=1", "F=3"])
@@ -330,7 +385,8 @@ def test_windows_take_no_memory_and_cannot_be_written_to():
 
 
 @pytest.mark.parametrize(
-    ("series", "expected"), [(np.ones(5, "float32"), "float32"), (np.ones(5, int), "float64"), ([1, 2, 3, 4, 5], "float64")]
+    ("series", "expected"),
+    [(np.ones(5, "float32"), "float32"), (np.ones(5, int), "float64"), ([1, 2, 3, 4, 5], "float64")],
 )
 def test_windows_keep_or_choose_a_float_type(series, expected):
     assert [part.dtype.name for part in nn.windows(series, 2)] == [expected] * 2
@@ -339,7 +395,11 @@ def test_windows_keep_or_choose_a_float_type(series, expected):
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ((np.ones(5), 3, 3), ValueError, r"series: expected at least input_steps \+ horizon = 6 steps, got 5"),
+        (
+            (np.ones(5), 3, 3),
+            ValueError,
+            r"series: expected at least input_steps \+ horizon = 6 steps, got 5",
+        ),
         ((np.ones((2, 3, 4)), 1, 1), ValueError, r"series: expected shape \(N, F\), got \(2, 3, 4\)"),
         ((np.ones(5), 0, 1), ValueError, "input_steps: expected at least 1, got 0"),
         ((np.ones(5), 1, 1.5), TypeError, "horizon: expected an integer, got 1.5"),
@@ -351,7 +411,7 @@ def test_windows_refuse_bad_input(arguments, error, message):
         nn.windows(*arguments)
 
 
-# ------------------------------------------------------------------------------------------------------- SequenceModel
+# -------------------------------------------------------------------------------------------- SequenceModel
 
 
 def build_model(output_size=2, dtype="float64", **kwargs):
@@ -368,10 +428,15 @@ def draw_task(dtype="float64", *, N=7, T=5, seed=0):
 
 @pytest.mark.parametrize("lengths", [None, [5, 0, 2]], ids=["full", "ragged"])
 @pytest.mark.parametrize("batch_first", [False, True], ids=["T B I", "B T I"])
-@pytest.mark.parametrize(("num_layers", "bidirectional"), [(1, False), (2, True)], ids=["one layer", "two layers, both ways"])
+@pytest.mark.parametrize(
+    ("num_layers", "bidirectional"), [(1, False), (2, True)], ids=["one layer", "two layers, both ways"]
+)
 def test_model_gradients_are_central_differences(num_layers, bidirectional, batch_first, lengths):
     model = build_model(num_layers=num_layers, bidirectional=bidirectional, batch_first=batch_first)
-    x, dprediction = np.random.default_rng(0).standard_normal((3, 5, 2)), np.random.default_rng(1).standard_normal((3, 2))
+    x, dprediction = (
+        np.random.default_rng(0).standard_normal((3, 5, 2)),
+        np.random.default_rng(1).standard_normal((3, 2)),
+    )
     x = x if batch_first else np.ascontiguousarray(x.swapaxes(0, 1))
     model.forward(x, lengths)
     dx = model.backward(dprediction)
@@ -404,8 +469,16 @@ def test_model_takes_one_sequence():
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [
-        (lambda: nn.SequenceModel(nn.Dense(1, 1), nn.Dense(1, 1)), TypeError, "lstm: expected LSTM, got Dense"),
-        (lambda: nn.SequenceModel(clstm.LSTM(1, 2), clstm.LSTM(1, 2)), TypeError, "head: expected Dense, got LSTM"),
+        (
+            lambda: nn.SequenceModel(nn.Dense(1, 1), nn.Dense(1, 1)),
+            TypeError,
+            "lstm: expected LSTM, got Dense",
+        ),
+        (
+            lambda: nn.SequenceModel(clstm.LSTM(1, 2), clstm.LSTM(1, 2)),
+            TypeError,
+            "head: expected Dense, got LSTM",
+        ),
         (
             lambda: nn.SequenceModel(clstm.LSTM(1, 2, bidirectional=True), nn.Dense(2, 1)),
             ValueError,
@@ -416,7 +489,11 @@ def test_model_takes_one_sequence():
             ValueError,
             "head: expected dtype float64, the LSTM's, got float32",
         ),
-        (lambda: build_model().backward(np.ones(2)), RuntimeError, "backward: expected a call of forward before it"),
+        (
+            lambda: build_model().backward(np.ones(2)),
+            RuntimeError,
+            "backward: expected a call of forward before it",
+        ),
     ],
 )
 def test_model_refuses_what_does_not_fit(make, error, message):
@@ -456,7 +533,9 @@ def test_fit_repeats_with_the_same_seed_and_either_layout():
 def test_fit_reports_the_mean_over_sequences_whatever_the_last_batch():
     model = build_model(batch_first=True)
     x, y = draw_task()
-    losses = model.fit(x, y, epochs=2, batch_size=4, lr=1e-300, rng=0)  # too small a step to change a parameter
+    losses = model.fit(
+        x, y, epochs=2, batch_size=4, lr=1e-300, rng=0
+    )  # too small a step to change a parameter
     assert_close(losses, np.full(2, nn.mse_loss(model(x), y)[0]), "forward")
 
 

@@ -15,7 +15,10 @@ FORECASTS = {"model": TRUTH[12:].reshape(2, 12) + 1, "naive": TRUTH[30:] - 1}
 X = np.random.default_rng(0).standard_normal((7, 3, 2))  # (T, B, I)
 LSTM_TRACE = clstm.LSTM(2, 5, 2, rng=0).trace(X)
 RNN_TRACE = clstm.RNN(2, 5, rng=0).trace(X)
-FLOWS = {"LSTM": clstm.gradient_flow(clstm.LSTM(2, 5, rng=0), X), "RNN": clstm.gradient_flow(clstm.RNN(2, 5, rng=0), X)}
+FLOWS = {
+    "LSTM": clstm.gradient_flow(clstm.LSTM(2, 5, rng=0), X),
+    "RNN": clstm.gradient_flow(clstm.RNN(2, 5, rng=0), X),
+}
 
 
 def test_without_matplotlib_the_error_says_how_to_get_it(monkeypatch):
@@ -35,7 +38,11 @@ def test_without_matplotlib_the_error_says_how_to_get_it(monkeypatch):
             ValueError,
             r"predictions\['a'\]: expected at most 36 values, one a time, got 37",
         ),
-        ((MONTHS, TRUTH, {"a": np.ones((1, 2, 3))}), ValueError, r"predictions\['a'\]: expected shape \(k, horizon\), got"),
+        (
+            (MONTHS, TRUTH, {"a": np.ones((1, 2, 3))}),
+            ValueError,
+            r"predictions\['a'\]: expected shape \(k, horizon\), got",
+        ),
     ],
 )
 def test_bad_input_is_refused(arguments, error, message):
@@ -76,12 +83,14 @@ def test_pictures_change_no_setting_and_leave_no_figure():
     assert not pyplot.get_fignums()
 
 
-# ------------------------------------------------------------------------------------------------------------ losses
+# --------------------------------------------------------------------------------------------------- losses
 
 
 def test_losses_draws_a_line_for_each_history():
     pytest.importorskip("matplotlib")
-    axes = plot.losses({"slow": [1.0, 0.9, 0.8], "fast": [1.0, 0.1]}, title="Title", xlabel="update", ylabel="nats")
+    axes = plot.losses(
+        {"slow": [1.0, 0.9, 0.8], "fast": [1.0, 0.1]}, title="Title", xlabel="update", ylabel="nats"
+    )
     slow, fast = axes.get_lines()
     np.testing.assert_array_equal(slow.get_xdata(), [1, 2, 3])
     np.testing.assert_array_equal(fast.get_xdata(), [1, 2])
@@ -130,7 +139,7 @@ def test_losses_refuses_bad_input(history, error, message):
         plot.losses(history)
 
 
-# ------------------------------------------------------------------------------------------------------ gates, compare
+# ------------------------------------------------------------------------------------------- gates, compare
 
 
 def panels_of(figure):
@@ -226,7 +235,11 @@ def test_compare_draws_cell_and_both_hidden_states():
             TypeError,
             "trace: expected what the method trace returns, with an array f, got array",
         ),
-        (lambda: plot.gates(RNN_TRACE), TypeError, "trace: expected what the method trace returns, with an array f"),
+        (
+            lambda: plot.gates(RNN_TRACE),
+            TypeError,
+            "trace: expected what the method trace returns, with an array f",
+        ),
         (lambda: plot.gates(LSTM_TRACE, layer=2), ValueError, "layer: expected at most 1, got 2"),
         (lambda: plot.gates(LSTM_TRACE, layer=-1), ValueError, "layer: expected at least 0, got -1"),
         (lambda: plot.gates(LSTM_TRACE, row=3), ValueError, "row: expected at most 2, got 3"),
@@ -238,8 +251,16 @@ def test_compare_draws_cell_and_both_hidden_states():
             ValueError,
             "trace: expected at least 1 time steps, got 0",
         ),
-        (lambda: plot.compare(RNN_TRACE, RNN_TRACE), TypeError, "lstm_trace: expected what the method trace returns"),
-        (lambda: plot.compare(LSTM_TRACE, None), TypeError, "rnn_trace: expected what the method trace returns.*got None"),
+        (
+            lambda: plot.compare(RNN_TRACE, RNN_TRACE),
+            TypeError,
+            "lstm_trace: expected what the method trace returns",
+        ),
+        (
+            lambda: plot.compare(LSTM_TRACE, None),
+            TypeError,
+            "rnn_trace: expected what the method trace returns.*got None",
+        ),
         (
             lambda: plot.compare(LSTM_TRACE, clstm.RNN(2, 3).trace(np.ones((4, 3, 2)))),
             ValueError,
@@ -252,7 +273,7 @@ def test_bad_traces_are_refused(call, error, message):
         call()
 
 
-# ------------------------------------------------------------------------------------------------------ gradient flow
+# -------------------------------------------------------------------------------------------- gradient flow
 
 
 def test_gradient_flow_draws_the_mean_over_rows_by_distance():
@@ -266,7 +287,9 @@ def test_gradient_flow_draws_the_mean_over_rows_by_distance():
     for axes, part in ((hidden, "dh"), (cell, "dc")):
         assert axes.get_yscale() == "log"
         np.testing.assert_array_equal(axes.get_lines()[0].get_xdata(), np.arange(8))
-        np.testing.assert_array_equal(axes.get_lines()[0].get_ydata(), getattr(FLOWS["LSTM"], part).mean(axis=1))
+        np.testing.assert_array_equal(
+            axes.get_lines()[0].get_ydata(), getattr(FLOWS["LSTM"], part).mean(axis=1)
+        )
     assert hidden.get_ylim() == cell.get_ylim()
     assert figure.get_suptitle() == "Title"
 

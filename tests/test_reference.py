@@ -39,7 +39,9 @@ LENGTHS = [pytest.param(None, id="full"), pytest.param("ragged", id="ragged")]
 @pytest.mark.parametrize("reverse", DIRECTIONS)
 @pytest.mark.parametrize("sizes", SIZES)
 def test_gradients_are_complex_step_derivatives(sizes, reverse, lengths):
-    assert_gradients_are_complex_step_derivatives(reference, make_case(*sizes, reverse=reverse, lengths=lengths))
+    assert_gradients_are_complex_step_derivatives(
+        reference, make_case(*sizes, reverse=reverse, lengths=lengths)
+    )
 
 
 @pytest.mark.parametrize("only", ["dy", "dh_n", "dc_n"])
@@ -65,25 +67,41 @@ def test_loss_at_one_end_of_time_has_exact_gradients(time, reverse):
 def test_first_step_contributes_to_weight_gradients():
     case = make_case(1, 2, 2, 3)
     expected = complex_step_gradients(case)
-    assert np.abs(expected["dW_h"]).min() > 0  # h_0 is not zero, so that leaving the first step out would show
+    assert (
+        np.abs(expected["dW_h"]).min() > 0
+    )  # h_0 is not zero, so that leaving the first step out would show
     got = run(reference, case)
     for name in ("dW_x", "dW_h", "dbias"):
         assert_close(got[name], expected[name], "complex step", name)
 
 
 @given(
-    T=st.integers(0, 4), B=st.integers(0, 3), I=st.integers(1, 3), H=st.integers(1, 3), reverse=st.booleans(), data=st.data()
+    T=st.integers(0, 4),
+    B=st.integers(0, 3),
+    I=st.integers(1, 3),
+    H=st.integers(1, 3),
+    reverse=st.booleans(),
+    data=st.data(),
 )
 def test_gradients_are_complex_step_derivatives_for_any_lengths(T, B, I, H, reverse, data):  # noqa: E741
     lengths = data.draw(st.lists(st.integers(0, T), min_size=B, max_size=B))
-    assert_gradients_are_complex_step_derivatives(reference, make_case(T, B, I, H, reverse=reverse, lengths=lengths))
+    assert_gradients_are_complex_step_derivatives(
+        reference, make_case(T, B, I, H, reverse=reverse, lengths=lengths)
+    )
 
 
 @given(
-    T=st.integers(0, 6), B=st.integers(0, 4), I=st.integers(1, 4), H=st.integers(1, 5), reverse=st.booleans(), data=st.data()
+    T=st.integers(0, 6),
+    B=st.integers(0, 4),
+    I=st.integers(1, 4),
+    H=st.integers(1, 5),
+    reverse=st.booleans(),
+    data=st.data(),
 )
 def test_forward_agrees_with_an_oracle_that_loops_over_rows(T, B, I, H, reverse, data):  # noqa: E741
-    case = make_case(T, B, I, H, reverse=reverse, lengths=data.draw(st.lists(st.integers(0, T), min_size=B, max_size=B)))
+    case = make_case(
+        T, B, I, H, reverse=reverse, lengths=data.draw(st.lists(st.integers(0, T), min_size=B, max_size=B))
+    )
     suffix = "_reverse" if reverse else ""
     names = ("weight_ih_l0", "weight_hh_l0", "bias_l0")
     params = {name + suffix: v.T for name, v in zip(names, (case.W_x, case.W_h, case.bias), strict=True)}
@@ -112,7 +130,10 @@ def test_sigmoid_keeps_shape_and_dtype(dtype):
 
 def test_sigmoid_is_stable_at_both_ends():
     with np.errstate(all="raise"):
-        assert_same_bits(reference.sigmoid(np.array([-1e300, -800.0, 0.0, 800.0, 1e300])), np.array([0.0, 0.0, 0.5, 1.0, 1.0]))
+        assert_same_bits(
+            reference.sigmoid(np.array([-1e300, -800.0, 0.0, 800.0, 1e300])),
+            np.array([0.0, 0.0, 0.5, 1.0, 1.0]),
+        )
 
 
 def test_sigmoid_agrees_with_its_other_formula():

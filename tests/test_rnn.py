@@ -46,7 +46,9 @@ def name_sizes(sizes):
 def make_case(T, B, I, H, dtype="float64", **kwargs):  # noqa: E741
     """Draw a case as for an LSTM and keep the weights of one block of H columns; its cells and `reverse` are not used."""
     case = conftest.make_case(T, B, I, H, dtype, **kwargs)
-    return replace(case, **{name: np.ascontiguousarray(getattr(case, name)[..., :H]) for name in ("W_x", "W_h", "bias")})
+    return replace(
+        case, **{name: np.ascontiguousarray(getattr(case, name)[..., :H]) for name in ("W_x", "W_h", "bias")}
+    )
 
 
 def run_forward(functions, case):
@@ -99,7 +101,7 @@ def make_rnn_on(build, case):
     return rnn
 
 
-# ------------------------------------------------------------------------------------------------------ the definition
+# ------------------------------------------------------------------------------------------- the definition
 
 
 @pytest.mark.parametrize("lengths", LENGTHS)
@@ -127,7 +129,9 @@ def test_loss_at_one_end_of_time_has_exact_gradients(twin, time):
 def test_first_step_contributes_to_weight_gradients(twin):
     case = make_case(1, 2, 2, 3)
     expected = complex_step_gradients(case, loss, INPUTS)
-    assert np.abs(expected["dW_h"]).min() > 0  # h_0 is not zero, so that leaving the first step out would show
+    assert (
+        np.abs(expected["dW_h"]).min() > 0
+    )  # h_0 is not zero, so that leaving the first step out would show
     got = run(functions_of(twin, "float64"), case)
     for name in ("dW_x", "dW_h", "dbias"):
         assert_close(got[name], expected[name], "complex step", name)
@@ -147,7 +151,10 @@ def test_forward_agrees_with_a_loop_over_rows(T, B, I, H, data):  # noqa: E741
     for row, length in enumerate(case.lengths):
         h = case.h_0[row]
         for t in range(length):
-            h = np.tanh(np.concatenate([case.x[t, row], h, [1]]) @ np.concatenate([case.W_x, case.W_h, case.bias[None]]))
+            h = np.tanh(
+                np.concatenate([case.x[t, row], h, [1]])
+                @ np.concatenate([case.W_x, case.W_h, case.bias[None]])
+            )
             assert_close(got["y"][t, row], h, "forward", "y")
         assert_close(got["h_n"][row], h, "forward", "h_n")
 
@@ -188,7 +195,7 @@ def test_comparisons_fail_for(mutant):
         assert_gradients_are_complex_step_derivatives(MUTANTS[mutant], case)
 
 
-# --------------------------------------------------------------------------------------------------------- the kernels
+# ---------------------------------------------------------------------------------------------- the kernels
 
 
 @pytest.mark.parametrize("lengths", LENGTHS)
@@ -203,14 +210,18 @@ def test_kernels_equal_the_definition(build, dtype, sizes, lengths):
     I=st.integers(1, 9), H=st.integers(1, 36), data=st.data(),
 )  # fmt: skip
 def test_kernels_equal_the_definition_for_any_lengths(build, dtype, T, B, I, H, data):  # noqa: E741
-    case = make_case(T, B, I, H, dtype, lengths=data.draw(st.lists(st.integers(0, T), min_size=B, max_size=B)))
+    case = make_case(
+        T, B, I, H, dtype, lengths=data.draw(st.lists(st.integers(0, T), min_size=B, max_size=B))
+    )
     assert_results_close(run(functions_of(build, dtype), case), run(reference, case.astype("float64")))
 
 
 @pytest.mark.parametrize("lengths", LENGTHS)
 @pytest.mark.parametrize("sizes", SMALL, ids=name_sizes)
 def test_kernel_gradients_are_complex_step_derivatives(build, sizes, lengths):
-    assert_gradients_are_complex_step_derivatives(functions_of(build, "float64"), make_case(*sizes, lengths=lengths))
+    assert_gradients_are_complex_step_derivatives(
+        functions_of(build, "float64"), make_case(*sizes, lengths=lengths)
+    )
 
 
 @pytest.mark.parametrize("B", [2, 7, 16])
@@ -276,7 +287,7 @@ def test_saturated_units_give_finite_results(twin, dtype, scale):
     assert np.abs(got["y"]).max() <= 1
 
 
-# ---------------------------------------------------------------------------------------------------------- invariance
+# ----------------------------------------------------------------------------------------------- invariance
 
 
 @given(
@@ -327,7 +338,7 @@ def test_chunks_of_unequal_rows_have_the_bits_of_one_call(build, dtype):
     assert_same_bits(state, h_n)
 
 
-# ----------------------------------------------------------------------------------------------------------- the class
+# ------------------------------------------------------------------------------------------------ the class
 
 
 @pytest.mark.parametrize("bias", [False, True], ids=["no-bias", "bias"])
@@ -400,12 +411,16 @@ def test_float64_equals_torch(backend, sizes, bias, ragged):
         y, _ = unpack(packed, total_length=T)
     else:
         y, h_n = twin(x, h_0)
-    ((y * torch.from_numpy(np.nan_to_num(case.dy))).sum() + (h_n * torch.from_numpy(case.dh_n[None])).sum()).backward()
+    (
+        (y * torch.from_numpy(np.nan_to_num(case.dy))).sum() + (h_n * torch.from_numpy(case.dh_n[None])).sum()
+    ).backward()
 
     got_y, got_h = rnn.forward(case.x, case.h_0[None], lengths)
     dx, dh_0 = rnn.backward(case.dy, case.dh_n[None])
     pairs = [(got_y, y.detach()), (got_h, h_n.detach()), (dx, x.grad), (dh_0, h_0.grad)]
-    pairs += [(rnn.grads[re.sub("bias_[ih]h", "bias", name)], value.grad) for name, value in twin.named_parameters()]
+    pairs += [
+        (rnn.grads[re.sub("bias_[ih]h", "bias", name)], value.grad) for name, value in twin.named_parameters()
+    ]
     for got, expected in pairs:
         assert_close(got, expected.numpy(), "torch")
 
@@ -453,7 +468,9 @@ def test_tape_holds_copies(backend):
 def test_inputs_are_never_modified(backend):
     case = make_case(4, 3, 2, 5, lengths="ragged")
     rnn = make_rnn(case, backend=backend)
-    x, state, lengths, dy, dstate = map(locked, (case.x, case.h_0[None], case.lengths, case.dy, case.dh_n[None]))
+    x, state, lengths, dy, dstate = map(
+        locked, (case.x, case.h_0[None], case.lengths, case.dy, case.dh_n[None])
+    )
     for call in (rnn, rnn.forward, rnn.trace):
         call(x, state, lengths)
     rnn.backward(dy, dstate)
@@ -467,7 +484,9 @@ def test_params_and_grads_are_views_that_cover_one_flat_array(dtype):
             "weight_ih_l0": (5, 3), "weight_hh_l0": (5, 5), "bias_l0": (5,),
         }  # fmt: skip
         flat[...] = np.arange(flat.size)
-        assert sorted(np.concatenate([value.ravel() for value in named.values()])) == list(range(5 * (3 + 5 + 1)))
+        assert sorted(np.concatenate([value.ravel() for value in named.values()])) == list(
+            range(5 * (3 + 5 + 1))
+        )
         assert flat.dtype == dtype
 
 
@@ -487,7 +506,9 @@ def test_state_dict_goes_round():
         second.load_state_dict({})
 
 
-@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda v: pickle.loads(pickle.dumps(v))], ids=["deepcopy", "pickle"])
+@pytest.mark.parametrize(
+    "duplicate", [copy.deepcopy, lambda v: pickle.loads(pickle.dumps(v))], ids=["deepcopy", "pickle"]
+)
 def test_copy_has_parameters_and_views_of_its_own(duplicate, dtype, backend):
     case = make_case(4, 3, 2, 5, dtype)
     rnn = make_rnn(case, backend=backend)
@@ -505,7 +526,10 @@ def test_copy_has_parameters_and_views_of_its_own(duplicate, dtype, backend):
 
 
 def test_repr_shows_the_arguments():
-    assert repr(clstm.RNN(3, 5, dtype="float32")) == "RNN(3, 5, bias=True, batch_first=False, init='glorot', dtype='float32')"
+    assert (
+        repr(clstm.RNN(3, 5, dtype="float32"))
+        == "RNN(3, 5, bias=True, batch_first=False, init='glorot', dtype='float32')"
+    )
 
 
 def test_initial_weights_are_those_that_are_promised():
@@ -521,7 +545,7 @@ def test_initial_weights_are_those_that_are_promised():
     assert (flat[-50:] != 0).all()
 
 
-# ----------------------------------------------------------------------------------------------------------- bad input
+# ------------------------------------------------------------------------------------------------ bad input
 
 x, h = np.zeros((4, 2, 3)), np.zeros((1, 2, 5))
 CALLS = {
@@ -554,7 +578,9 @@ REFUSED = [
 ]
 
 
-@pytest.mark.parametrize(("call", "message", "case"), REFUSED, ids=[f"{call}-{message}" for call, message, _ in REFUSED])
+@pytest.mark.parametrize(
+    ("call", "message", "case"), REFUSED, ids=[f"{call}-{message}" for call, message, _ in REFUSED]
+)
 def test_bad_input_is_named_and_changes_nothing(backend, call, message, case):
     rnn = clstm.RNN(3, 5, rng=0, backend=backend)
     rnn.forward(np.ones((4, 2, 3)))
@@ -567,7 +593,10 @@ def test_bad_input_is_named_and_changes_nothing(backend, call, message, case):
 def test_backward_before_forward(backend):
     rnn = clstm.RNN(3, 5, backend=backend)
     rnn(x)
-    with unchanged(rnn), pytest.raises(RuntimeError, match=r"^backward: expected a call of forward before it, got none$"):
+    with (
+        unchanged(rnn),
+        pytest.raises(RuntimeError, match=r"^backward: expected a call of forward before it, got none$"),
+    ):
         rnn.backward(np.zeros((4, 2, 5)))
 
 
@@ -589,7 +618,7 @@ def test_constructor_refuses(arguments, error, message):
         clstm.RNN(**{"input_size": 3, "hidden_size": 5} | arguments)
 
 
-# ------------------------------------------------------------------------------------------- denormals, signals, warnings
+# ----------------------------------------------------------------------------- denormals, signals, warnings
 
 
 def use(rnn, scale):
@@ -618,7 +647,9 @@ def test_no_warning_comes_from_the_kernels(build, dtype):
 
 def test_gradients_of_a_last_step_loss_are_right_and_hold_no_denormals(build, dtype):
     case = make_case(600, 3, 4, 16, dtype)
-    case.W_h[...] *= np.asarray(0.3, dtype)  # the gradient passes through all denormals on its way to the first step
+    case.W_h[...] *= np.asarray(
+        0.3, dtype
+    )  # the gradient passes through all denormals on its way to the first step
     case.dy[:-1], case.dh_n[...] = 0, 0
     got = run(functions_of(build, dtype), case)
     with np.errstate(under="ignore"):
@@ -639,7 +670,9 @@ def test_signal_handlers_run_within_a_call_see_denormals_and_may_end_it(dtype, c
 
     def handler(*_):
         answers.append(keeps_denormals())
-        if len(answers) == 2:  # a call that does not look for signals lets the handler run once, when it is over
+        if (
+            len(answers) == 2
+        ):  # a call that does not look for signals lets the handler run once, when it is over
             raise KeyboardInterrupt
 
     rnn = clstm.RNN(4, 300, dtype=dtype, rng=0)

@@ -15,14 +15,24 @@ from conftest import assert_same_bits, build_lstm, draw_inputs, snapshot, unchan
 import clstm
 
 I, H = 3, 5  # noqa: E741
-ARGUMENTS = ("input_size", "hidden_size", "num_layers", "bias", "batch_first", "dropout", "bidirectional", "dtype", "init")
+ARGUMENTS = (
+    "input_size",
+    "hidden_size",
+    "num_layers",
+    "bias",
+    "batch_first",
+    "dropout",
+    "bidirectional",
+    "dtype",
+    "init",
+)
 
 
 def make(seed=0, **kwargs):
     return build_lstm(I, H, 2, bidirectional=True, seed=seed, **kwargs)
 
 
-# ---------------------------------------------------------------------------------------------------- state_dict
+# ----------------------------------------------------------------------------------------------- state_dict
 
 
 def test_state_dict_holds_copies_by_name(dtype):
@@ -103,13 +113,21 @@ BAD = {
         TypeError,
         r"^state_dict\['bias_l1'\]: expected real numbers, got dtype complex128$",
     ),
-    "text": (lambda s: s | {"bias_l1": "zeros"}, TypeError, r"^state_dict\['bias_l1'\]: expected real numbers, got dtype <U5$"),
+    "text": (
+        lambda s: s | {"bias_l1": "zeros"},
+        TypeError,
+        r"^state_dict\['bias_l1'\]: expected real numbers, got dtype <U5$",
+    ),
     "ragged": (
         lambda s: s | {"weight_hh_l1": [[1.0], [1.0, 2.0]]},
         ValueError,
         r"^state_dict\['weight_hh_l1'\]: expected an array of numbers, got rows of different lengths$",
     ),
-    "no-mapping": (lambda s: list(s.items()), TypeError, r"^state_dict: expected a mapping from names to arrays, got "),
+    "no-mapping": (
+        lambda s: list(s.items()),
+        TypeError,
+        r"^state_dict: expected a mapping from names to arrays, got ",
+    ),
 }
 
 
@@ -135,7 +153,7 @@ def test_strict_is_a_boolean():
         lstm.load_state_dict(lstm.state_dict(), strict="yes")
 
 
-# ---------------------------------------------------------------------------------------------------------- files
+# ---------------------------------------------------------------------------------------------------- files
 
 
 @pytest.mark.parametrize("bias", [True, False], ids=["bias", "no-bias"])
@@ -277,8 +295,14 @@ FILES = {
     "header-cut": (lambda c, _t, _a: c[:100], NO_SAFETENSORS),
     "data-cut": (lambda c, _t, _a: c[:-1], NO_SAFETENSORS),
     "data-longer": (lambda c, _t, _a: c + b"\0", NO_SAFETENSORS),
-    "bfloat16": (lambda _c, _t, _a: bfloat16_tensor(), "a safetensors file"),  # NumPy knows it where ml_dtypes is loaded
-    "no-metadata": (lambda _c, t, _a: safetensors.numpy.save(t), "without the constructor's arguments under 'clstm'"),
+    "bfloat16": (
+        lambda _c, _t, _a: bfloat16_tensor(),
+        "a safetensors file",
+    ),  # NumPy knows it where ml_dtypes is loaded
+    "no-metadata": (
+        lambda _c, t, _a: safetensors.numpy.save(t),
+        "without the constructor's arguments under 'clstm'",
+    ),
     "other-metadata": (
         lambda _c, t, _a: safetensors.numpy.save(t, metadata={"format": "pt"}),
         "without the constructor's arguments under 'clstm'",
@@ -288,11 +312,23 @@ FILES = {
     "json-too-deep": (lambda _c, t, _a: packed(t, "[" * 100_000), ""),
     "argument-missing": (lambda _c, t, a: packed(t, without(a, "init")), "missing: init"),
     "argument-extra": (lambda _c, t, a: packed(t, a | {"backend": "numpy"}), "unexpected: backend"),
-    "argument-wrong": (lambda _c, t, a: packed(t, a | {"dropout": 1.5}), "dropout: expected a number in [0, 1), got 1.5"),
-    "argument-no-integer": (lambda _c, t, a: packed(t, a | {"hidden_size": 5.0}), "hidden_size: expected an integer, got 5.0"),
-    "argument-no-dtype": (lambda _c, t, a: packed(t, a | {"dtype": "int8"}), "dtype: expected float32 or float64, got 'int8'"),
+    "argument-wrong": (
+        lambda _c, t, a: packed(t, a | {"dropout": 1.5}),
+        "dropout: expected a number in [0, 1), got 1.5",
+    ),
+    "argument-no-integer": (
+        lambda _c, t, a: packed(t, a | {"hidden_size": 5.0}),
+        "hidden_size: expected an integer, got 5.0",
+    ),
+    "argument-no-dtype": (
+        lambda _c, t, a: packed(t, a | {"dtype": "int8"}),
+        "dtype: expected float32 or float64, got 'int8'",
+    ),
     "hidden-size-huge": (lambda _c, t, a: packed(t, a | {"hidden_size": 10**12}), "its tensors hold 1000"),
-    "hidden-size-beyond-int64": (lambda _c, t, a: packed(t, a | {"hidden_size": 10**40}), "its tensors hold 1000"),
+    "hidden-size-beyond-int64": (
+        lambda _c, t, a: packed(t, a | {"hidden_size": 10**40}),
+        "its tensors hold 1000",
+    ),
     "num-layers-huge": (lambda _c, t, a: packed(t, a | {"num_layers": 10**15}), "its tensors hold 1000"),
     "no-tensors": (lambda _c, _t, a: packed({}, a), "its tensors hold 0"),
     "tensor-missing": (lambda _c, t, a: packed(without(t, "bias_l0"), a), "its tensors hold 980"),
@@ -338,10 +374,12 @@ def test_unknown_backend_is_refused(tmp_path):
         clstm.LSTM.load(tmp_path / "a", backend="cuda")
 
 
-# ------------------------------------------------------------------------------------------------- pickle and copy
+# ------------------------------------------------------------------------------------------ pickle and copy
 
 
-@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda v: pickle.loads(pickle.dumps(v))], ids=["deepcopy", "pickle"])
+@pytest.mark.parametrize(
+    "duplicate", [copy.deepcopy, lambda v: pickle.loads(pickle.dumps(v))], ids=["deepcopy", "pickle"]
+)
 def test_copies_are_whole_and_independent(dtype, backend, duplicate):
     lstm = make(dtype=dtype, backend=backend, dropout=0.5)
     d = draw_inputs(lstm, 4, 2)

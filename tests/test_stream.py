@@ -25,12 +25,14 @@ def assert_states_same(got, expected):
     assert_same_bits(got[1], expected[1], "c")
 
 
-# -------------------------------------------------------------------------------------------------------------------- bits
+# ----------------------------------------------------------------------------------------------------- bits
 
 
 @pytest.mark.parametrize("num_layers", [1, 2, 5])
 @pytest.mark.parametrize(
-    "sizes", [(1, 1, 1), (1, 3, 9), (2, 1, 17), (7, 5, 16), (13, 20, 33), (3, 2, 130)], ids="B{0[0]}-I{0[1]}-H{0[2]}".format
+    "sizes",
+    [(1, 1, 1), (1, 3, 9), (2, 1, 17), (7, 5, 16), (13, 20, 33), (3, 2, 130)],
+    ids="B{0[0]}-I{0[1]}-H{0[2]}".format,
 )
 def test_stream_has_the_bits_of_the_whole_sequence(build, dtype, sizes, num_layers):
     B, I, H = sizes  # noqa: E741
@@ -105,7 +107,7 @@ def test_nan_stays_in_its_own_row(twin, dtype):
         assert_same_bits(stream.step(x[0])[row], expected[0, row])
 
 
-# --------------------------------------------------------------------------------------------------------------- out, x_t
+# ------------------------------------------------------------------------------------------------- out, x_t
 
 
 @pytest.mark.parametrize("batch_size", [None, 1, 4])
@@ -214,7 +216,13 @@ def test_input_is_converted(twin, dtype, name):
 def test_input_of_one_row_is_converted(twin, dtype):
     lstm = build_lstm_on(twin, 3, 10, dtype=dtype)
     expected = lstm.stream().step(np.array([1, 0, 2], dtype))
-    for given in ([1, 0, 2], (1.0, 0.0, 2.0), range(0), array.array("d", [1, 0, 2]), array.array("f", [1, 0, 2])):
+    for given in (
+        [1, 0, 2],
+        (1.0, 0.0, 2.0),
+        range(0),
+        array.array("d", [1, 0, 2]),
+        array.array("f", [1, 0, 2]),
+    ):
         if len(given) == 3:
             assert_same_bits(lstm.stream().step(given), expected)
 
@@ -233,27 +241,72 @@ WRONG_INPUT = [
     ("x", ValueError, r"x_t: expected shape \(2, 3\), got \(1, 2, 3\)", np.zeros((1, 2, 3))),
     ("x", ValueError, r"x_t: expected shape \(2, 3\), got \(\)", 1.0),
     ("x", ValueError, r"x_t: expected shape \(2, 3\), got \(0, 3\)", np.zeros((0, 3))),
-    ("x", ValueError, "x_t: expected an array of numbers, got rows of different lengths", [[1, 2, 3], [1, 2]]),
+    (
+        "x",
+        ValueError,
+        "x_t: expected an array of numbers, got rows of different lengths",
+        [[1, 2, 3], [1, 2]],
+    ),
     ("x", TypeError, "x_t: expected real numbers, got dtype complex128", np.zeros((2, 3), complex)),
     ("x", TypeError, "x_t: expected real numbers, got dtype object", np.zeros((2, 3), object)),
     ("x", TypeError, "x_t: expected real numbers, got dtype object", None),
     ("x", TypeError, "x_t: expected real numbers, got dtype object", Unusable()),
     ("x", TypeError, "x_t: expected real numbers, got dtype <U", "abc"),
-    ("x", TypeError, r"x_t: expected real numbers, got dtype \|S|x_t: expected real numbers, got dtype S", b"abcdefgh"),
+    (
+        "x",
+        TypeError,
+        r"x_t: expected real numbers, got dtype \|S|x_t: expected real numbers, got dtype S",
+        b"abcdefgh",
+    ),
     ("x", TypeError, "x_t: expected real numbers, got dtype datetime64", np.zeros((2, 3), "M8[s]")),
     ("out", ValueError, r"out: expected shape \(2, 10\), got \(10,\)", lambda dtype: np.zeros(10, dtype)),
-    ("out", ValueError, r"out: expected shape \(2, 10\), got \(2, 11\)", lambda dtype: np.zeros((2, 11), dtype)),
-    ("out", ValueError, r"out: expected shape \(2, 10\), got \(10, 2\)", lambda dtype: np.zeros((10, 2), dtype)),
+    (
+        "out",
+        ValueError,
+        r"out: expected shape \(2, 10\), got \(2, 11\)",
+        lambda dtype: np.zeros((2, 11), dtype),
+    ),
+    (
+        "out",
+        ValueError,
+        r"out: expected shape \(2, 10\), got \(10, 2\)",
+        lambda dtype: np.zeros((10, 2), dtype),
+    ),
     ("out", TypeError, "out: expected an array of dtype", lambda dtype: np.zeros((2, 10), OTHER[dtype])),
-    ("out", TypeError, "out: expected an array of dtype", lambda dtype: byte_swapped(np.zeros((2, 10), dtype))),
+    (
+        "out",
+        TypeError,
+        "out: expected an array of dtype",
+        lambda dtype: byte_swapped(np.zeros((2, 10), dtype)),
+    ),
     ("out", TypeError, "out: expected an array of dtype", lambda _: np.zeros((2, 10), int)),
     ("out", TypeError, "out: expected an array of dtype", lambda _: [[0.0] * 10] * 2),
     ("out", TypeError, "out: expected an array of dtype", lambda _: "out"),
     ("out", TypeError, "out: expected an array of dtype", lambda _: 1.0),
-    ("out", ValueError, "out: expected a contiguous, writable array", lambda dtype: np.zeros((10, 2), dtype).T),
-    ("out", ValueError, "out: expected a contiguous, writable array", lambda dtype: np.zeros((2, 20), dtype)[:, ::2]),
-    ("out", ValueError, "out: expected a contiguous, writable array", lambda dtype: read_only(np.zeros((2, 10), dtype))),
-    ("out", ValueError, "out: expected a contiguous, writable array", lambda dtype: misaligned(np.zeros((2, 10), dtype))),
+    (
+        "out",
+        ValueError,
+        "out: expected a contiguous, writable array",
+        lambda dtype: np.zeros((10, 2), dtype).T,
+    ),
+    (
+        "out",
+        ValueError,
+        "out: expected a contiguous, writable array",
+        lambda dtype: np.zeros((2, 20), dtype)[:, ::2],
+    ),
+    (
+        "out",
+        ValueError,
+        "out: expected a contiguous, writable array",
+        lambda dtype: read_only(np.zeros((2, 10), dtype)),
+    ),
+    (
+        "out",
+        ValueError,
+        "out: expected a contiguous, writable array",
+        lambda dtype: misaligned(np.zeros((2, 10), dtype)),
+    ),
 ]
 
 
@@ -322,7 +375,7 @@ def test_fast_path_declines_other_sizes(twin, dtype, size):
         assert stream._engine.try_step(np.zeros((2, 3), dtype), np.zeros(shape, dtype)) is False
 
 
-# ------------------------------------------------------------------------------------------------------- state and reset
+# ------------------------------------------------------------------------------------------ state and reset
 
 
 def test_state_is_a_copy(twin, dtype):
@@ -370,10 +423,16 @@ def test_state_may_be_set_from_lists(twin, dtype):
 WRONG_STATES = [
     (np.zeros((2, 3, 10)), r"state: expected a pair \(h, c\), got array of shape"),
     ((np.zeros((2, 3, 10)),), r"state: expected a pair \(h, c\)"),
-    ((np.zeros((2, 3, 10)), np.zeros((2, 3, 9))), r"state\[1\]: expected shape \(2, 3, 10\), got \(2, 3, 9\)"),
+    (
+        (np.zeros((2, 3, 10)), np.zeros((2, 3, 9))),
+        r"state\[1\]: expected shape \(2, 3, 10\), got \(2, 3, 9\)",
+    ),
     ((np.zeros((3, 10)), np.zeros((2, 3, 10))), r"state\[0\]: expected shape \(2, 3, 10\), got \(3, 10\)"),
     ((np.zeros((2, 3, 10)), None), r"state\[1\]: expected real numbers, got dtype object"),
-    ((np.zeros((2, 3, 10), complex), np.zeros((2, 3, 10))), r"state\[0\]: expected real numbers, got dtype complex128"),
+    (
+        (np.zeros((2, 3, 10), complex), np.zeros((2, 3, 10))),
+        r"state\[0\]: expected real numbers, got dtype complex128",
+    ),
 ]
 
 
@@ -441,7 +500,21 @@ def test_state_that_is_set_is_not_what_reset_goes_back_to(twin):
 
 @pytest.mark.parametrize(
     "rows",
-    [4, -5, [0, 4], 1.0, [0.5], "0", True, np.ones(3, bool), np.ones(5, bool), [[0, 1], [2, 3]], {}, slice(2), 2**70],
+    [
+        4,
+        -5,
+        [0, 4],
+        1.0,
+        [0.5],
+        "0",
+        True,
+        np.ones(3, bool),
+        np.ones(5, bool),
+        [[0, 1], [2, 3]],
+        {},
+        slice(2),
+        2**70,
+    ],
     ids=str,
 )
 def test_rows_that_are_none_are_refused_and_nothing_is_reset(twin, rows):
@@ -453,7 +526,7 @@ def test_rows_that_are_none_are_refused_and_nothing_is_reset(twin, rows):
     assert_states_same(stream.state, before)
 
 
-# ------------------------------------------------------------------------------------------------- parameters and refresh
+# ----------------------------------------------------------------------------------- parameters and refresh
 
 
 def test_stream_is_a_snapshot_until_refresh(twin, dtype):
@@ -491,7 +564,9 @@ def test_dropout_does_not_concern_a_stream(twin):
 
 def test_bidirectional_layer_is_refused_with_the_reason(backend):
     lstm = clstm.LSTM(3, 10, bidirectional=True, backend=backend, rng=0)
-    with pytest.raises(ValueError, match=r"^stream: expected a unidirectional LSTM; the reverse direction needs the whole"):
+    with pytest.raises(
+        ValueError, match=r"^stream: expected a unidirectional LSTM; the reverse direction needs the whole"
+    ):
         lstm.stream()
 
 
@@ -517,7 +592,7 @@ def test_impossible_batch_size_is_an_ordinary_exception(backend, batch_size):
         lstm.stream(batch_size)
 
 
-# ---------------------------------------------------------------------------------------------------------------- lifetime
+# ------------------------------------------------------------------------------------------------- lifetime
 
 
 def test_stream_outlives_its_lstm_and_needs_only_the_parameters(twin):
@@ -575,7 +650,7 @@ def test_every_build_has_the_engine_that_the_definition_describes():
         assert expected == {name for name in vars(load_build(build).Stream) if not name.startswith("_")}
 
 
-# ----------------------------------------------------------------------------------------------------------------- threads
+# -------------------------------------------------------------------------------------------------- threads
 
 
 @pytest.mark.parametrize("H", [16, 200], ids=["short steps", "long steps"])

@@ -1,6 +1,7 @@
 """Threads: how many, forks, interpreter exit, callers in many threads at once, signals in the middle of a call.
 
-Calls that are to be interrupted would take minutes; their inputs are one step seen many times, which takes no memory.
+Calls that are to be interrupted would take minutes; their inputs are one step seen many times, which takes no
+memory.
 """
 
 import os
@@ -19,7 +20,7 @@ import clstm
 posix = pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals")
 forking = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
 
-# ------------------------------------------------------------------------------------------------------- how many threads
+# ------------------------------------------------------------------------------------------ how many threads
 
 
 @pytest.mark.parametrize("n", [1, 2, 64, np.int64(3)])
@@ -131,7 +132,7 @@ assert count() == alone + 2, count()
     assert_runs(code)
 
 
-# ------------------------------------------------------------------------------------------------------------------ forks
+# ---------------------------------------------------------------------------------------------------- forks
 
 
 @forking
@@ -206,7 +207,7 @@ assert results() == expected
     assert_runs(code, PYTHONWARNINGS="ignore")
 
 
-# ------------------------------------------------------------------------------------------------------- interpreter exit
+# ----------------------------------------------------------------------------------------- interpreter exit
 
 
 @pytest.mark.parametrize("n", [1, 2, 5])
@@ -234,7 +235,7 @@ print("leaving")
     assert assert_runs(code) == "leaving"
 
 
-# ---------------------------------------------------------------------------------------------------- callers in many threads
+# ---------------------------------------------------------------------------------- callers in many threads
 
 
 @pytest.mark.parametrize("sizes", [(32, 64, 24, 16), (12, 1, 20, 300)], ids=["rows", "units"])
@@ -289,7 +290,7 @@ def test_number_of_threads_may_change_in_the_middle_of_calls():
         clstm.set_num_threads(before)
 
 
-# ----------------------------------------------------------------------------------------------------------------- signals
+# -------------------------------------------------------------------------------------------------- signals
 
 # Sizes I, H, B: shared by units, with one row and with many, and by rows; and how many steps take minutes.
 LONG = {"one row": (8, 1024, 1, 300_000), "units": (300, 300, 40, 60_000), "rows": (2000, 32, 200, 40_000)}
@@ -311,9 +312,13 @@ def lengthen(tape, times):
     """Pretend that the one step of a tape was seen many times."""
     (layer,) = tape.layers
     (direction,) = layer.directions
-    direction = direction._replace(**{name: seen_often(value, times) for name, value in direction._asdict().items()})
+    direction = direction._replace(
+        **{name: seen_often(value, times) for name, value in direction._asdict().items()}
+    )
     lengths = np.full_like(tape.lengths, times)
-    return tape._replace(layers=[layer._replace(x=seen_often(layer.x, times), directions=[direction])], lengths=lengths)
+    return tape._replace(
+        layers=[layer._replace(x=seen_often(layer.x, times), directions=[direction])], lengths=lengths
+    )
 
 
 def interrupt(*_):

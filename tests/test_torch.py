@@ -38,7 +38,9 @@ def compare(lstm, T, B, *, ragged, seed):
     x, h_0, c_0 = (torch.tensor(v, requires_grad=True) for v in (turn(d.x).copy(), *d.state))
     if ragged:
         lengths = torch.from_numpy(d.lengths)
-        sequence = torch.nn.utils.rnn.pack_padded_sequence(x, lengths, batch_first=lstm.batch_first, enforce_sorted=False)
+        sequence = torch.nn.utils.rnn.pack_padded_sequence(
+            x, lengths, batch_first=lstm.batch_first, enforce_sorted=False
+        )
         packed, (h_n, c_n) = twin(sequence, (h_0, c_0))
         y, _ = torch.nn.utils.rnn.pad_packed_sequence(packed, batch_first=lstm.batch_first, total_length=T)
     else:
@@ -55,7 +57,10 @@ def compare(lstm, T, B, *, ragged, seed):
         "dx": (dx, x.grad), "dh_0": (dh_0, h_0.grad), "dc_0": (dc_0, c_0.grad),
     }  # fmt: skip
     for name, value in twin.named_parameters():
-        pairs[f"d{name}"] = (lstm.grads[name.replace("bias_ih", "bias").replace("bias_hh", "bias")], value.grad)
+        pairs[f"d{name}"] = (
+            lstm.grads[name.replace("bias_ih", "bias").replace("bias_hh", "bias")],
+            value.grad,
+        )
     assert len(pairs) == 6 + (4 if lstm.bias else 2) * lstm.num_layers * lstm.num_directions
     for name, (got, expected) in pairs.items():
         assert_close(got, expected.detach().numpy(), "torch", name)
@@ -66,7 +71,9 @@ def compare(lstm, T, B, *, ragged, seed):
 def test_random_stacked_bidirectional_cases_equal_torch(backend, ragged, seed):
     rng = np.random.default_rng([seed, ragged])
     I, H, layers = int(rng.integers(1, 12)), int(rng.integers(1, 40)), int(rng.integers(2, 4))  # noqa: E741
-    lstm = build_lstm(I, H, layers, bidirectional=True, backend=backend, seed=seed, batch_first=bool(rng.integers(2)))
+    lstm = build_lstm(
+        I, H, layers, bidirectional=True, backend=backend, seed=seed, batch_first=bool(rng.integers(2))
+    )
     compare(lstm, int(rng.integers(1, 30)), int(rng.integers(1, 12)), ragged=ragged, seed=seed)
 
 
@@ -75,12 +82,22 @@ def test_random_stacked_bidirectional_cases_equal_torch(backend, ragged, seed):
 @pytest.mark.parametrize("bidirectional", [False, True], ids=["one-way", "both-ways"])
 @pytest.mark.parametrize("bias", [False, True], ids=["no-bias", "bias"])
 def test_every_kind_of_stack_equals_torch(backend, ragged, layers, bidirectional, bias):
-    compare(build_lstm(4, 9, layers, bidirectional=bidirectional, bias=bias, backend=backend), 7, 5, ragged=ragged, seed=1)
+    compare(
+        build_lstm(4, 9, layers, bidirectional=bidirectional, bias=bias, backend=backend),
+        7,
+        5,
+        ragged=ragged,
+        seed=1,
+    )
 
 
 def test_parameters_are_laid_out_as_torchs():
     lstm = build_lstm(3, 5, 2, bidirectional=True)
-    shapes = {name: tuple(value.shape) for name, value in twin_of(lstm).named_parameters() if not name.startswith("bias_hh")}
+    shapes = {
+        name: tuple(value.shape)
+        for name, value in twin_of(lstm).named_parameters()
+        if not name.startswith("bias_hh")
+    }
     assert {name: value.shape for name, value in lstm.params.items()} == {
         name.replace("bias_ih", "bias"): shape for name, shape in shapes.items()
     }

@@ -46,14 +46,18 @@ def _choose() -> str:
     if forced not in BUILDS:
         raise ImportError(f"CLSTM_ISA: expected one of {', '.join(BUILDS)}, got {forced!r}")
     if forced not in runnable():
-        raise ImportError(f"CLSTM_ISA: expected one of {', '.join(runnable())} on this processor, got {forced!r}")
+        raise ImportError(
+            f"CLSTM_ISA: expected one of {', '.join(runnable())} on this processor, got {forced!r}"
+        )
     return forced
 
 
 isa = _choose()
 kernels = importlib.import_module(BUILDS[isa])
 _by_dtype: dict[np.dtype[Any], Backend] = {
-    np.dtype(dtype): SimpleNamespace(**{name: getattr(kernels, name)[ctype] for name in FUNCTIONS}, Stream=kernels.Stream)
+    np.dtype(dtype): SimpleNamespace(
+        **{name: getattr(kernels, name)[ctype] for name in FUNCTIONS}, Stream=kernels.Stream
+    )
     for dtype, ctype in ((np.float32, "float"), (np.float64, "double"))
 }
 

@@ -1,11 +1,12 @@
 """Is a backward pass right?  Compare the gradients that its author claims with numerical derivatives of the loss.
 
-The complex step, imag(loss(p + 1e-30j)) / 1e-30, subtracts nothing and so is exact to rounding; code that does not let complex
-numbers through gets central differences.  Which of the two is decided by comparing them along one random direction of each
-parameter: whatever drops the imaginary part (abs, a cast, an array made before) shows there.
+The complex step, imag(loss(p + 1e-30j)) / 1e-30, subtracts nothing and so is exact to rounding; code that
+does not let complex numbers through gets central differences.  Which of the two is decided by comparing them
+along one random direction of each parameter: whatever drops the imaginary part (abs, a cast, an array made
+before) shows there.
 
-What is wrong is then sought in the first 1, 2, ... time steps: the shortest sequence that goes wrong says most about why.
-Parameters are moved in place, or replaced for the duration, and put back on every way out.
+What is wrong is then sought in the first 1, 2, ... time steps: the shortest sequence that goes wrong says
+most about why. Parameters are moved in place, or replaced for the duration, and put back on every way out.
 """
 
 from __future__ import annotations
@@ -45,7 +46,8 @@ class GradientFailure:
     index : tuple of int
         The entry with the largest difference.  For "x" its first number is the time step.
     steps : int or None
-        The first `steps` time steps of `x` are enough to make this gradient wrong; with fewer it is right at the entries
+        The first `steps` time steps of `x` are enough to make this gradient wrong; with fewer it is right at
+        the entries
         looked at, or the code does not run.  None without `x`.
     expected, got : float
         The numerical derivative and the claimed gradient of this entry over these steps.
@@ -54,7 +56,8 @@ class GradientFailure:
     wrong, checked : int
         Number of wrong entries and of checked ones if the sequence is whole.
     time_steps : tuple of int
-        For "x": where its gradient is wrong if the sequence is whole.  Empty for parameters, which all steps share.
+        For "x": where its gradient is wrong if the sequence is whole.  Empty for parameters, which all steps
+        share.
     """
 
     parameter: str
@@ -108,7 +111,9 @@ class GradientReport:
     def __str__(self) -> str:
         wrong = {failure.parameter for failure in self.failures}
         if self.ok:
-            lines = [f"All gradients are right: {', '.join(self.parameters)}; {self.entries} entries by {self.method}."]
+            lines = [
+                f"All gradients are right: {', '.join(self.parameters)}; {self.entries} entries by {self.method}."
+            ]
         else:
             lines = [f"Wrong gradients: {len(wrong)} of {len(self.parameters)}, by {self.method}."]
             lines += [f"  {failure}" for failure in self.failures]
@@ -134,49 +139,53 @@ def gradcheck(
     Parameters
     ----------
     model : object, or dict of str to ndarray
-        What holds the parameters, float32 or float64 arrays: an object of any class, by its attributes (``"Wf"``,
-        ``"cell.Wf"``) or by its dict `params`; or, for code that consists of functions, a dict.
+        What holds the parameters, float32 or float64 arrays: an object of any class, by its attributes
+        (``"Wf"``, ``"cell.Wf"``) or by its dict `params`; or, for code that consists of functions, a dict.
     loss : callable
-        ``loss(model, x)``, or ``loss(model)`` without `x`, returns the loss as one number.  It reads the parameters from
-        `model` and must return the same number each time.
+        ``loss(model, x)``, or ``loss(model)`` without `x`, returns the loss as one number.  It reads the
+        parameters from `model` and must return the same number each time.
     gradients : callable
-        Called like `loss`, returns the gradients to be checked: a dict of names to arrays of the parameters' shapes.  The
-        name "x" stands for the gradient by the input.  With `lr` see there.
+        Called like `loss`, returns the gradients to be checked: a dict of names to arrays of the parameters'
+        shapes.  The name "x" stands for the gradient by the input.  With `lr` see there.
     x : ndarray of shape (T, ...) or list of T arrays, optional
-        The sequence, one time step after the other.  If a gradient is wrong, `loss` and `gradients` are also called with
-        ``x[:1]``, ``x[:2]``, ... to find the shortest sequence that shows it.  So cut targets to ``len(x)``.
+        The sequence, one time step after the other.  If a gradient is wrong, `loss` and `gradients` are also
+        called with ``x[:1]``, ``x[:2]``, ... to find the shortest sequence that shows it.  So cut targets to
+        ``len(x)``.
     names : iterable of str, optional
-        What to check.  The default is what `gradients` returns; with `lr`, every float array that `model` holds under a
-        name without a leading underscore.
+        What to check.  The default is what `gradients` returns; with `lr`, every float array that `model`
+        holds under a name without a leading underscore.
     lr : float, optional
-        `gradients` returns nothing of use but trains: it subtracts ``lr * gradient`` from each parameter.  The gradients are
-        recovered from what has changed, and the change is undone.
+        `gradients` returns nothing of use but trains: it subtracts ``lr * gradient`` from each parameter.
+        The gradients are recovered from what has changed, and the change is undone.
     entries : int or None, default 200
         Of a parameter with more entries than this, check a random choice of so many.  None: check all.
     tolerance : float, optional
-        Relative error up to which an entry is right.  The default is the square root of the machine epsilon of the checked
-        arrays for the complex step (1.5e-8 in float64) and its cube root for central differences (6e-6 in float64, 5e-3 in
-        float32).  Beyond it an absolute error of the size of the rounding is let pass.
+        Relative error up to which an entry is right.  The default is the square root of the machine epsilon
+        of the checked arrays for the complex step (1.5e-8 in float64) and its cube root for central
+        differences (6e-6 in float64, 5e-3 in float32).  Beyond it an absolute error of the size of the
+        rounding is let pass.
     rng : None, int or numpy.random.Generator, default 0
         Source of the random choices.
 
     Returns
     -------
     GradientReport
-        ``report.ok`` says whether all is right, ``report.failures`` what is not, ``str(report)`` both in words.
+        ``report.ok`` says whether all is right, ``report.failures`` what is not, ``str(report)`` both in
+        words.
 
     Raises
     ------
     ValueError, TypeError
-        A name is unknown, an array is no writeable float array, a gradient has another shape than its parameter, or `loss`
-        returns no number or not the same one twice.
+        A name is unknown, an array is no writeable float array, a gradient has another shape than its
+        parameter, or `loss` returns no number or not the same one twice.
 
-    Whatever `loss` and `gradients` raise on the whole sequence is passed on.  On every way out the parameters are the same
-    arrays with the same content as before.
+    Whatever `loss` and `gradients` raise on the whole sequence is passed on.  On every way out the parameters
+    are the same arrays with the same content as before.
 
     Notes
     -----
-    W. Squire, G. Trapp, "Using complex variables to estimate derivatives of real functions", SIAM Review 40(1), 1998.
+    W. Squire, G. Trapp, "Using complex variables to estimate derivatives of real functions", SIAM Review
+    40(1), 1998.
 
     Examples
     --------
@@ -199,7 +208,8 @@ def gradcheck(
     False
     >>> print(report)
     Wrong gradients: 1 of 2, by complex step.
-      u[0] with 1 time step: expected 0, got 0.363431 (relative error 1).  Wrong entries in all: 1 of 1 checked.
+      u[0] with 1 time step: expected 0, got 0.363431 (relative error 1).  Wrong entries in all: 1 of 1
+      checked.
     Right: w.
     With 1 time step this gradient should be 0, for h_prev is 0: is h_t used in the place of h_{t-1}?
     """
@@ -235,7 +245,9 @@ class _Parameter:
         self.name, self._get, self.put = name, get, put
         self.array = get()
         if not _is_float_array(self.array) or not self.array.size or not self.array.flags.writeable:
-            raise TypeError(f"{name}: expected a writeable float32 or float64 array, got {_check.describe(self.array)}")
+            raise TypeError(
+                f"{name}: expected a writeable float32 or float64 array, got {_check.describe(self.array)}"
+            )
         self.before = self.array.copy()
 
     @property
@@ -287,7 +299,7 @@ class _Network:
     parameters: list[_Parameter] = field(default_factory=list)  # all that is checked
     method: str = COMPLEX_STEP
 
-    # ------------------------------------------------------------------------------------------- the author's code
+    # ------------------------------------------------------------------------------------- the author's code
 
     def call(self, function: Callable[..., Any], n: int | None) -> Any:
         return function(self.model) if n is None else function(self.model, self.x[:n])
@@ -334,7 +346,7 @@ class _Network:
         for array in self.known.values():
             array.restore()
 
-    # ------------------------------------------------------------------------------------- numerical derivatives
+    # --------------------------------------------------------------------------------- numerical derivatives
 
     def complex_step(self, parameter: _Parameter, direction: Array, n: int | None) -> float:
         """Differentiate the loss along a direction; wrong where the code drops the imaginary part."""
@@ -394,7 +406,7 @@ class _Network:
                 )
         return ""
 
-    # ------------------------------------------------------------------------------------------------ comparison
+    # -------------------------------------------------------------------------------------------- comparison
 
     def compare(self, entries: dict[str, list[Index]], n: int | None) -> list[_Compared]:
         """Compare claimed gradients with derivatives over the first n time steps, at some entries of some parameters."""
@@ -411,12 +423,18 @@ class _Network:
         largest = max(np.abs(expected).max(initial=0.0) for expected, _ in pairs)
         return [
             _Compared(
-                parameter, entries[parameter.name], expected, got, self.is_wrong(parameter, expected, got, value, largest)
+                parameter,
+                entries[parameter.name],
+                expected,
+                got,
+                self.is_wrong(parameter, expected, got, value, largest),
             )
             for parameter, (expected, got) in zip(chosen, pairs, strict=True)
         ]
 
-    def is_wrong(self, parameter: _Parameter, expected: Array, got: Array, value: float, largest: float) -> NDArray[np.bool_]:
+    def is_wrong(
+        self, parameter: _Parameter, expected: Array, got: Array, value: float, largest: float
+    ) -> NDArray[np.bool_]:
         """Compare entry by entry; what rounding explains is not wrong, NaN is."""
         eps = self.eps
         if self.method == COMPLEX_STEP:
@@ -442,7 +460,9 @@ class _Network:
         """Return the entries of a wrong gradient to look at with n time steps."""
         if row.parameter.name == INPUT:
             reached = [index for index in row.indices if index[0] < n]
-            return list(dict.fromkeys(reached[: LOOKED_AT // 2] + reached[-LOOKED_AT // 2 :]))  # first and last time steps
+            return list(
+                dict.fromkeys(reached[: LOOKED_AT // 2] + reached[-LOOKED_AT // 2 :])
+            )  # first and last time steps
         return [row.indices[k] for k in row.ranked()[:LOOKED_AT]]
 
     def shortest(self, wrong: list[_Compared]) -> tuple[dict[str, tuple[int, _Compared]], str]:
@@ -450,20 +470,27 @@ class _Network:
         found: dict[str, tuple[int, _Compared]] = {}
         trouble = ""
         for n in range(1, self.T or 0):
-            open_ = {row.parameter.name: self.followed(row, n) for row in wrong if row.parameter.name not in found}
+            open_ = {
+                row.parameter.name: self.followed(row, n) for row in wrong if row.parameter.name not in found
+            }
             if not open_:
                 break
             try:
                 rows = self.compare(open_, n)
             except Exception as error:  # noqa: BLE001 - code that is made for one length is still checked on that
-                trouble = trouble or f"With {_time_steps(n)} the code does not run ({type(error).__name__}: {error})."
+                trouble = (
+                    trouble
+                    or f"With {_time_steps(n)} the code does not run ({type(error).__name__}: {error})."
+                )
                 continue
             found |= {row.parameter.name: (n, row) for row in rows if row.wrong.any()}
         return found, trouble
 
     def check(self, names: list[str] | None) -> GradientReport:
         """Find the parameters, call everything once, then compare; on every way out the parameters are as they were."""
-        found = {name: self.parameter(name) for name in dict.fromkeys([*_float_arrays(self.model), *(names or ())])}
+        found = {
+            name: self.parameter(name) for name in dict.fromkeys([*_float_arrays(self.model), *(names or ())])
+        }
         before = self.real_value(self.T)
         # An array that a call of loss replaces is no parameter: the network keeps it for its backward pass.
         self.known = {name: p for name, p in found.items() if p.is_in_place or name in (names or ())}
@@ -475,7 +502,9 @@ class _Network:
                     self.known[name] = self.parameter(name)
                 self.parameters = [self.known[name] for name in claimed]
             if not self.parameters:
-                raise ValueError(f"names: expected at least one parameter, found none in {_check.describe(self.model)}")
+                raise ValueError(
+                    f"names: expected at least one parameter, found none in {_check.describe(self.model)}"
+                )
             if missing := [p.name for p in self.parameters if p.name not in claimed]:
                 raise ValueError(f"gradients: expected one for each name; missing: {', '.join(missing)}")
             after = self.real_value(self.T)
@@ -531,7 +560,11 @@ def _float_arrays(model: Any) -> list[str]:
         for kind in type(model).__mro__:  # properties and slots
             names += [name for name, value in vars(kind).items() if inspect.isdatadescriptor(value)]
         content = {name: getattr(model, name, None) for name in names if not name.startswith("_")}
-    found = [name for name, value in content.items() if _is_float_array(value) and value.size and value.flags.writeable]
+    found = [
+        name
+        for name, value in content.items()
+        if _is_float_array(value) and value.size and value.flags.writeable
+    ]
     return [name for name in found if name != INPUT]
 
 
@@ -551,7 +584,11 @@ def _failure(whole: _Compared, steps: int | None, row: _Compared) -> GradientFai
     worst = row.ranked()[0]
     expected, got = float(row.expected[worst]), float(row.got[worst])
     name = whole.parameter.name
-    at = {index[0] for index, is_wrong in zip(whole.indices, whole.wrong, strict=True) if is_wrong} if name == INPUT else ()
+    at = (
+        {index[0] for index, is_wrong in zip(whole.indices, whole.wrong, strict=True) if is_wrong}
+        if name == INPUT
+        else ()
+    )
     return GradientFailure(
         parameter=name,
         index=row.indices[worst],
@@ -574,8 +611,12 @@ def _where_to_look(failures: Sequence[GradientFailure]) -> str:
     if n > 1:
         return f"With {_time_steps(n - 1)} all is right: look at what a step hands back to the one before it, dh and dc."
     if all(failure.got == 0 for failure in first):
-        return "With 1 time step nothing arrives: does the loop over time leave out a step, such as the first?"
+        return (
+            "With 1 time step nothing arrives: does the loop over time leave out a step, such as the first?"
+        )
     if all(failure.expected == 0 for failure in first):
         these = "this gradient" if len(first) == 1 else "these gradients"
-        return f"With 1 time step {these} should be 0, for h_prev is 0: is h_t used in the place of h_{{t-1}}?"
+        return (
+            f"With 1 time step {these} should be 0, for h_prev is 0: is h_t used in the place of h_{{t-1}}?"
+        )
     return "With 1 time step it is wrong already: look at the equations of a single step."

@@ -1,7 +1,7 @@
 """How far a gradient reaches back in time: its measured size at every step, from a real backward pass.
 
-The backward pass is taken one step at a time on a private copy of the layer, so that the derivative by the state between
-two steps passes through our hands.
+The backward pass is taken one step at a time on a private copy of the layer, so that the derivative by the
+state between two steps passes through our hands.
 """
 
 from __future__ import annotations
@@ -27,9 +27,11 @@ class GradientFlow:
     Attributes
     ----------
     distance : ndarray of shape (T + 1,), intp
-        Time steps back from the last one, 0 to T.  At distance k stands the state after step ``T - k``; T is the initial state.
+        Time steps back from the last one, 0 to T.  At distance k stands the state after step ``T - k``; T is
+        the initial state.
     dh : ndarray of shape (T + 1, B), float64
-        Euclidean norm, over the hidden units, of dL/dh_t in each row.  For one unbatched sequence the axis B is absent.
+        Euclidean norm, over the hidden units, of dL/dh_t in each row.  For one unbatched sequence the axis B
+        is absent.
     dc : ndarray of the same shape, or None
         The same of dL/dc_t; None for a layer without cells.
     """
@@ -39,7 +41,9 @@ class GradientFlow:
     dc: Array | None
 
 
-def gradient_flow(layer: LSTM | RNN, x: ArrayLike, dy: ArrayLike | None = None, state: Any = None) -> GradientFlow:
+def gradient_flow(
+    layer: LSTM | RNN, x: ArrayLike, dy: ArrayLike | None = None, state: Any = None
+) -> GradientFlow:
     """Measure how much of a gradient arrives at each time step.
 
     Parameters
@@ -49,8 +53,9 @@ def gradient_flow(layer: LSTM | RNN, x: ArrayLike, dy: ArrayLike | None = None, 
     x : array_like of shape (T, B, I), (B, T, I) with ``batch_first``, or (T, I) for one sequence
         At least one time step.
     dy : array_like of the shape of y, optional
-        Derivative of the loss L by the output.  Without it, ``L = sum of h_T / sqrt(H)``, over units and rows: in each row the
-        derivative by the last hidden state has the norm 1, so that every norm is the part of it that has come so far.
+        Derivative of the loss L by the output.  Without it, ``L = sum of h_T / sqrt(H)``, over units and
+        rows: in each row the derivative by the last hidden state has the norm 1, so that every norm is the
+        part of it that has come so far.
     state : as the layer takes it, optional
         Initial state, zeros if omitted.
 
@@ -62,16 +67,17 @@ def gradient_flow(layer: LSTM | RNN, x: ArrayLike, dy: ArrayLike | None = None, 
     Raises
     ------
     ValueError, TypeError
-        The LSTM has several layers or directions, there is no time step, or an argument has the wrong shape or type.
+        The LSTM has several layers or directions, there is no time step, or an argument has the wrong shape
+        or type.
 
     Notes
     -----
-    The derivatives are total ones, the ``dh_t`` and ``dc_t`` of equation 4' in `clstm.reference`: dL/dh_t counts the output at
-    t and everything that later steps make of h_t; dL/dc_t also counts what c_t does through h_t.  By the initial state
-    they are what `backward` returns.
+    The derivatives are total ones, the ``dh_t`` and ``dc_t`` of equation 4' in `clstm.reference`: dL/dh_t
+    counts the output at t and everything that later steps make of h_t; dL/dc_t also counts what c_t does
+    through h_t.  By the initial state they are what `backward` returns.
 
-    Everything is computed in float64, whatever the layer's dtype: float32 has no number between 0 and 1e-45, and plain RNNs get
-    there within tens of steps.
+    Everything is computed in float64, whatever the layer's dtype: float32 has no number between 0 and 1e-45,
+    and plain RNNs get there within tens of steps.
 
     Examples
     --------
@@ -108,7 +114,9 @@ def gradient_flow(layer: LSTM | RNN, x: ArrayLike, dy: ArrayLike | None = None, 
     twin = _copy_in_float64(layer)
     trace = twin.trace(x_t, _pack(initial))
     parts = (trace.h, trace.c) if isinstance(trace, Trace) else (trace.h,)
-    states = [np.concatenate([first, part[0]]) for first, part in zip(initial, parts, strict=True)]  # (T + 1, B, H) each
+    states = [
+        np.concatenate([first, part[0]]) for first, part in zip(initial, parts, strict=True)
+    ]  # (T + 1, B, H) each
     derivatives = [np.zeros_like(part) for part in states]  # by the state as the steps after it see it
     for t in reversed(range(T)):
         derivatives[0][t + 1] += dy_t[t]
@@ -127,7 +135,9 @@ def _copy_in_float64(layer: LSTM | RNN) -> LSTM | RNN:
     """Make a time-major layer with the same weights and a tape of its own."""
     kind = LSTM if isinstance(layer, LSTM) else RNN
     # "torch" is the initialisation that takes no time; what it draws is overwritten.
-    twin = kind(layer.input_size, layer.hidden_size, bias=layer.bias, init="torch", rng=0, backend=layer.backend)
+    twin = kind(
+        layer.input_size, layer.hidden_size, bias=layer.bias, init="torch", rng=0, backend=layer.backend
+    )
     twin.load_state_dict(layer.state_dict())
     return twin
 

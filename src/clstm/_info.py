@@ -16,9 +16,9 @@ def show_config() -> dict[str, Any]:
     Returns
     -------
     dict
-        Keys ``version``, ``python``, ``numpy``, ``machine``, ``build`` (the kernel build in use), ``builds`` (those that this
-        processor runs, best first), ``vector_bytes`` (width of a vector in that build), ``features`` (instruction sets) and
-        ``threads``.
+        Keys ``version``, ``python``, ``numpy``, ``machine``, ``build`` (the kernel build in use), ``builds``
+        (those that this processor runs, best first), ``vector_bytes`` (width of a vector in that build),
+        ``features`` (instruction sets) and ``threads``.
 
     Examples
     --------

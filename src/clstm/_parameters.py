@@ -31,7 +31,8 @@ class Parameters:
         state_dict : mapping of str to array_like
             As `state_dict` returns it.
         strict : bool, default True
-            Refuse missing and unexpected names.  With False both are passed over; shapes are checked all the same.
+            Refuse missing and unexpected names.  With False both are passed over; shapes are checked all the
+            same.
 
         Raises
         ------

@@ -30,7 +30,8 @@ class Cell(NamedTuple):
 def draw_weights(cell: Cell, init: str, rng: np.random.Generator, bias: bool) -> None:
     """Fill a cell whose bias is 0.
 
-    "torch": U(-1/sqrt(H), 1/sqrt(H)) for everything; "glorot": Glorot-uniform input weights, orthogonal recurrent blocks.
+    "torch": U(-1/sqrt(H), 1/sqrt(H)) for everything; "glorot": Glorot-uniform input weights, orthogonal
+    recurrent blocks.
     """
     W_x, W_h, _ = cell
     H = len(W_h)

@@ -26,7 +26,8 @@ def set_num_threads(n: int) -> None:
     Parameters
     ----------
     n : int
-        1..64.  At import it is ``CLSTM_NUM_THREADS``, else the number of processors that the process may run on.
+        1..64.  At import it is ``CLSTM_NUM_THREADS``, else the number of processors that the process may run
+        on.
 
     Raises
     ------

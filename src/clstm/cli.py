@@ -1,6 +1,7 @@
 """The command `clstm`: one function a command, listed in COMMANDS; each adds its options and names what runs.
 
-A command returns the process's exit code: 0 when it did what it promises, 1 when not, 2 for arguments that make no sense.
+A command returns the process's exit code: 0 when it did what it promises, 1 when not, 2 for arguments that
+make no sense.
 """
 
 from __future__ import annotations
@@ -26,13 +27,14 @@ if TYPE_CHECKING:
 
 Array = NDArray[Any]
 
-# The demo's task and model.  They were chosen on 1982 to 1991, with the model trained on the years before; the test
-# part had no say in them.
+# The demo's task and model.  They were chosen on 1982 to 1991, with the model trained on the years before;
+# the test part had no say in them.
 INPUT_MONTHS, HORIZON = 24, 12
 TEST_START = np.datetime64("1992-01")
 HIDDEN_SIZE, BATCH_SIZE, LEARNING_RATE = 32, 32, 0.003
 REFERENCE_EPOCHS = 3
-# Kernels and definition agree to 1e-11 in one gradient; some tens of optimiser steps may stretch that, not past this.
+# Kernels and definition agree to 1e-11 in one gradient; some tens of optimiser steps may stretch that, not
+# past this.
 LOSS_AGREEMENT = 1e-9
 DEFAULT_PICTURE, PICTURE_KINDS = "co2-forecast.png", (".png", ".pdf", ".svg")
 
@@ -57,14 +59,22 @@ def _with_constant(x: Array) -> Array:
     return np.concatenate([x[..., 0], np.ones((len(x), 1))], axis=1)
 
 
-def _train(backend: str, windows: _Windows, scale: float, epochs: int, seed: int) -> tuple[nn.SequenceModel, Array, float]:
+def _train(
+    backend: str, windows: _Windows, scale: float, epochs: int, seed: int
+) -> tuple[nn.SequenceModel, Array, float]:
     """Train the demo's model; the same seed gives the same initial weights and the same batches."""
     rng = np.random.default_rng(seed)
     lstm = LSTM(1, HIDDEN_SIZE, batch_first=True, rng=rng, backend=backend)
     model = nn.SequenceModel(lstm, nn.Dense(HIDDEN_SIZE, HORIZON, rng=rng))
     start = time.perf_counter()
     losses = model.fit(
-        windows.x / scale, windows.y / scale, epochs=epochs, batch_size=BATCH_SIZE, lr=LEARNING_RATE, rng=rng, progress=True
+        windows.x / scale,
+        windows.y / scale,
+        epochs=epochs,
+        batch_size=BATCH_SIZE,
+        lr=LEARNING_RATE,
+        rng=rng,
+        progress=True,
     )
     return model, losses, time.perf_counter() - start
 
@@ -157,10 +167,14 @@ def _draw(path: Path, co2: datasets.MonthlySeries, split: int, forecasts: dict[s
 def _picture(text: str) -> Path:
     """Parse the name of a picture that can be written, so that no training is lost to a typing error."""
     if importlib.util.find_spec("matplotlib") is None:
-        raise argparse.ArgumentTypeError("matplotlib is not installed; get it with: pip install 'cython-lstm[plot]'")
+        raise argparse.ArgumentTypeError(
+            "matplotlib is not installed; get it with: pip install 'cython-lstm[plot]'"
+        )
     path = Path(text)
     if path.suffix.lower() not in PICTURE_KINDS:
-        raise argparse.ArgumentTypeError(f"expected a name that ends in {', '.join(PICTURE_KINDS)}, got {text!r}")
+        raise argparse.ArgumentTypeError(
+            f"expected a name that ends in {', '.join(PICTURE_KINDS)}, got {text!r}"
+        )
     if path.is_dir() or not path.parent.is_dir():
         raise argparse.ArgumentTypeError(f"expected a file in a folder that exists, got {text!r}")
     if not os.access(path if path.exists() else path.parent, os.W_OK):
@@ -191,10 +205,17 @@ def _add_demo(commands: Commands) -> None:
         "The same seed gives the same numbers.",
         epilog="Exit code 1: the LSTM does not beat the seasonal-naive forecast, or kernels and definition disagree.",
     )
-    parser.add_argument("--epochs", type=_count(1), default=100, metavar="N", help="training epochs (default: %(default)s)")
-    parser.add_argument("--seed", type=_count(0), default=0, metavar="N", help="of weights and batches (default: %(default)s)")
     parser.add_argument(
-        "--output", type=_picture, metavar="PATH", help=f"the picture, {', '.join(PICTURE_KINDS)} (default: {DEFAULT_PICTURE})"
+        "--epochs", type=_count(1), default=100, metavar="N", help="training epochs (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--seed", type=_count(0), default=0, metavar="N", help="of weights and batches (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--output",
+        type=_picture,
+        metavar="PATH",
+        help=f"the picture, {', '.join(PICTURE_KINDS)} (default: {DEFAULT_PICTURE})",
     )
     parser.set_defaults(run=_demo)
 

@@ -1,7 +1,8 @@
 """class LSTM: parameters, state and the calls that users make, on top of one kernel call a layer and direction.
 
-Parameters live in one flat array; every layout that users see is a view of it.  All checks come first (_check.py), all
-results are computed into fresh arrays, and only then does the object change: an exception leaves it as it was.
+Parameters live in one flat array; every layout that users see is a view of it.  All checks come first
+(_check.py), all results are computed into fresh arrays, and only then does the object change: an exception
+leaves it as it was.
 """
 
 from __future__ import annotations
@@ -82,8 +83,9 @@ class Trace:
     c, h : ndarrays of the same shape
         Cell and hidden state after the step.
 
-    Time is the second axis also for ``batch_first=True``; for one unbatched sequence the axis B is absent.  Layer 0 forward,
-    layer 0 reverse, layer 1 forward, ...  The reverse direction is stored at the original time index.  Padding is 0.
+    Time is the second axis also for ``batch_first=True``; for one unbatched sequence the axis B is absent.
+    Layer 0 forward, layer 0 reverse, layer 1 forward, ...  The reverse direction is stored at the original
+    time index.  Padding is 0.
     """
 
     i: Array
@@ -115,7 +117,8 @@ class LSTM(SequenceLayer):
     rng : None, int or numpy.random.Generator
         Source of the initial weights and of dropout.
     forget_bias : float, optional
-        Initial bias of the forget gate.  The default is 1 with ``init="glorot"`` and no change with ``init="torch"``.
+        Initial bias of the forget gate.  The default is 1 with ``init="glorot"`` and no change with
+        ``init="torch"``.
     init : {"glorot", "torch"}
         "glorot": Glorot-uniform input weights, orthogonal recurrent weights, bias 0.
         "torch": U(-1/sqrt(H), 1/sqrt(H)) for everything.
@@ -125,16 +128,18 @@ class LSTM(SequenceLayer):
     Attributes
     ----------
     flat_params, flat_grads : ndarrays of shape (n,)
-        All parameters and their gradients, each in one contiguous array; `params` and `grads` are views of them.
+        All parameters and their gradients, each in one contiguous array; `params` and `grads` are views of
+        them.
     params, grads : dict of str to ndarray
-        ``weight_ih_l{k}{suf} (4H, I_k)``, ``weight_hh_l{k}{suf} (4H, H)`` and ``bias_l{k}{suf} (4H,)`` with suf = "" or
+        ``weight_ih_l{k}{suf} (4H, I_k)``, ``weight_hh_l{k}{suf} (4H, H)`` and ``bias_l{k}{suf} (4H,)`` with
+        suf = "" or
         "_reverse"; blocks of H rows in the order i, f, g, o.  The arrays are live: change them in place.
 
     Notes
     -----
-    The equations, forward and backward, are in `clstm.reference`.  Calling the object and `step` change nothing in it, so any
-    number of threads may do so at once; `forward` and `backward` keep a tape and belong to one thread at a time.  The memory of
-    the tape before is kept for the next one, up to 256 MB.
+    The equations, forward and backward, are in `clstm.reference`.  Calling the object and `step` change
+    nothing in it, so any number of threads may do so at once; `forward` and `backward` keep a tape and belong
+    to one thread at a time.  The memory of the tape before is kept for the next one, up to 256 MB.
 
     Examples
     --------
@@ -173,7 +178,17 @@ class LSTM(SequenceLayer):
         backend: str = "auto",
     ) -> None:
         self._configure(
-            input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, dtype, forget_bias, init, backend
+            input_size,
+            hidden_size,
+            num_layers,
+            bias,
+            batch_first,
+            dropout,
+            bidirectional,
+            dtype,
+            forget_bias,
+            init,
+            backend,
         )
         self._rng = _check.generator(rng)
         self._lay_out(np.zeros(self._num_params(), self.dtype))
@@ -208,7 +223,7 @@ class LSTM(SequenceLayer):
         if self.forget_bias is not None and not self.bias:
             raise ValueError(f"forget_bias: expected None without a bias, got {self.forget_bias}")
 
-    # ------------------------------------------------------------------------------------------------- parameters
+    # -------------------------------------------------------------------------------------------- parameters
 
     @property
     def num_directions(self) -> int:
@@ -288,12 +303,15 @@ class LSTM(SequenceLayer):
         Raises
         ------
         FileFormatError
-            The file is no safetensors file, was not written by `save`, or its tensors do not fit its arguments.
+            The file is no safetensors file, was not written by `save`, or its tensors do not fit its
+            arguments.
         OSError
             The file cannot be opened.
         """
         path = os.fsdecode(path)
-        with open(path, "rb"):  # a file that cannot be opened is an OSError, told apart from an ill-formed one
+        with open(
+            path, "rb"
+        ):  # a file that cannot be opened is an OSError, told apart from an ill-formed one
             pass
         try:
             with safetensors.safe_open(path, framework="numpy") as archive:
@@ -302,7 +320,9 @@ class LSTM(SequenceLayer):
         except (safetensors.SafetensorError, AttributeError, TypeError, ValueError) as error:
             raise FileFormatError(path, f"not a safetensors file that NumPy can read ({error})") from error
         if "clstm" not in metadata:
-            raise FileFormatError(path, "a safetensors file, but without the constructor's arguments under 'clstm'")
+            raise FileFormatError(
+                path, "a safetensors file, but without the constructor's arguments under 'clstm'"
+            )
         lstm = cls.__new__(cls)
         try:
             arguments = json.loads(metadata["clstm"])
@@ -310,7 +330,9 @@ class LSTM(SequenceLayer):
             lstm._configure(**arguments, backend=cls._default_backend if backend is None else backend)
             found = sum(value.size for value in tensors.values())
             if lstm._num_params() != found:  # before anything of the declared size is allocated
-                raise ValueError(f"its arguments ask for {lstm._num_params()} parameters, its tensors hold {found}")
+                raise ValueError(
+                    f"its arguments ask for {lstm._num_params()} parameters, its tensors hold {found}"
+                )
             lstm._rng = np.random.default_rng()
             lstm._lay_out(np.zeros(found, lstm.dtype))
             for name, value in tensors.items():
@@ -334,9 +356,11 @@ class LSTM(SequenceLayer):
         arguments = ", ".join(f"{name}={getattr(self, name)!r}" for name in _SAVED[2:] if name != "dtype")
         return f"{type(self).__name__}({self.input_size}, {self.hidden_size}, {arguments}, dtype={self.dtype.name!r})"
 
-    # -------------------------------------------------------------------------------------------------- arguments
+    # --------------------------------------------------------------------------------------------- arguments
 
-    def _state(self, names: str, state: PartialState | None, B: int, batched: bool, *, copy: bool = False) -> State:
+    def _state(
+        self, names: str, state: PartialState | None, B: int, batched: bool, *, copy: bool = False
+    ) -> State:
         """Return a state argument as two contiguous (num_layers * num_directions, B, H); None means zeros.
 
         Only of the derivative by a state may one half alone be None.
@@ -348,14 +372,18 @@ class LSTM(SequenceLayer):
         h, c = (
             np.zeros((LD, B, H), self.dtype)
             if value is None and label == "dstate"
-            else _check.shaped(f"{label}[{n}]", value, self.dtype, (LD, B, H) if batched else (LD, H)).reshape(LD, B, H)
+            else _check.shaped(
+                f"{label}[{n}]", value, self.dtype, (LD, B, H) if batched else (LD, H)
+            ).reshape(LD, B, H)
             for n, value in enumerate(_check.pair(label, state, parts))
         )
         return (h.copy(), c.copy()) if copy else (np.ascontiguousarray(h), np.ascontiguousarray(c))
 
-    # ------------------------------------------------------------------------------------------------- the passes
+    # -------------------------------------------------------------------------------------------- the passes
 
-    def __call__(self, x: ArrayLike, state: StateLike | None = None, lengths: ArrayLike | None = None) -> tuple[Array, State]:
+    def __call__(
+        self, x: ArrayLike, state: StateLike | None = None, lengths: ArrayLike | None = None
+    ) -> tuple[Array, State]:
         """Run whole sequences without keeping anything; no dropout.
 
         Parameters
@@ -384,11 +412,13 @@ class LSTM(SequenceLayer):
         y, h_n, c_n, _ = self._run(x_, h_0, c_0, _check.lengths(lengths, T, B))
         return self._public(y, batched), _unbatch(h_n, c_n, batched)
 
-    def forward(self, x: ArrayLike, state: StateLike | None = None, lengths: ArrayLike | None = None) -> tuple[Array, State]:
+    def forward(
+        self, x: ArrayLike, state: StateLike | None = None, lengths: ArrayLike | None = None
+    ) -> tuple[Array, State]:
         """Run whole sequences, apply dropout, and keep what `backward` needs.
 
-        Parameters, returns and errors are those of calling the object.  The tape holds copies: changing `x` or `y` in place
-        afterwards does not disturb `backward`, changing the parameters does.
+        Parameters, returns and errors are those of calling the object.  The tape holds copies: changing `x`
+        or `y` in place afterwards does not disturb `backward`, changing the parameters does.
         """
         x_, batched = self._sequence("x", x, self.input_size)
         T, B, _ = x_.shape
@@ -442,7 +472,9 @@ class LSTM(SequenceLayer):
                 if tape_array:
                     gates, c = tape_array((T, B, 4 * H), self.dtype), tape_array((T, B, H), self.dtype)
                     directions.append(_Direction(y_d, gates, c))
-                self._functions.forward(x_k, *self._cells[n], h_0[n], c_0[n], lengths, d == 1, y_d, gates, c, h_n[n], c_n[n])
+                self._functions.forward(
+                    x_k, *self._cells[n], h_0[n], c_0[n], lengths, d == 1, y_d, gates, c, h_n[n], c_n[n]
+                )
             layers.append(_Layer(x_k, directions))
             below = y
         return below, h_n, c_n, layers
@@ -534,7 +566,9 @@ class LSTM(SequenceLayer):
             The layer is bidirectional, or an argument has the wrong shape or type.
         """
         if self.bidirectional:
-            raise ValueError("step: expected a unidirectional LSTM; the reverse direction needs the whole sequence first")
+            raise ValueError(
+                "step: expected a unidirectional LSTM; the reverse direction needs the whole sequence first"
+            )
         x, batched = self._time_step(x_t)
         h_prev, c_prev = self._state("state (h, c)", state, len(x), batched)
         h, c = np.empty_like(h_prev), np.empty_like(c_prev)
@@ -581,7 +615,11 @@ class LSTM(SequenceLayer):
         layers = self._run(x_, h_0, c_0, _check.lengths(lengths, T, B), tape_array=np.zeros)[3]
         tapes = [direction for layer in layers for direction in layer.directions]
         gates = np.stack([tape.gates for tape in tapes])
-        parts = [*np.split(gates, 4, axis=-1), np.stack([tape.c for tape in tapes]), np.stack([tape.y for tape in tapes])]
+        parts = [
+            *np.split(gates, 4, axis=-1),
+            np.stack([tape.c for tape in tapes]),
+            np.stack([tape.y for tape in tapes]),
+        ]
         return Trace(*(part if batched else part[:, :, 0] for part in parts))
 
 

@@ -1,6 +1,7 @@
 """Pictures: axes or figure in, axes or figure out; nothing is shown and no setting is changed.
 
-matplotlib is imported when a picture is drawn.  Figures are made without pyplot, which therefore keeps none of them.
+matplotlib is imported when a picture is drawn.  Figures are made without pyplot, which therefore keeps none
+of them.
 """
 
 from __future__ import annotations
@@ -66,7 +67,7 @@ def _new_axes() -> Axes:
     return _new_figure(10, 5).subplots()
 
 
-# -------------------------------------------------------------------------------------------------------------- states
+# --------------------------------------------------------------------------------------------------- states
 
 
 def gates(
@@ -85,7 +86,8 @@ def gates(
     trace : Trace
         What `clstm.LSTM.trace` returns.
     layer : int, default 0
-        Index of the trace's first axis: layer 0 forward, then layer 0 reverse if there is one, then layer 1, ...
+        Index of the trace's first axis: layer 0 forward, then layer 0 reverse if there is one, then layer 1,
+        ...
     row : int, default 0
         Row of the batch; 0 for a sequence without a batch axis.
     steps : int, optional
@@ -97,8 +99,8 @@ def gates(
     Returns
     -------
     matplotlib Figure
-        Six panels on one time axis, which counts from 1; units count from 0.  Gates are coloured from 0 to 1, candidate and
-        hidden state from -1 to 1, the cell symmetrically about 0.
+        Six panels on one time axis, which counts from 1; units count from 0.  Gates are coloured from 0 to 1,
+        candidate and hidden state from -1 to 1, the cell symmetrically about 0.
 
     Raises
     ------
@@ -178,7 +180,9 @@ def compare(
     cell, hidden = (_part("lstm_trace", lstm_trace, name, layer, row, steps) for name in ("c", "h"))
     rnn_hidden = _part("rnn_trace", rnn_trace, "h", 0, row, steps)
     if len(hidden) != len(rnn_hidden):
-        raise ValueError(f"rnn_trace: expected {len(hidden)} time steps, as in lstm_trace, got {len(rnn_hidden)}")
+        raise ValueError(
+            f"rnn_trace: expected {len(hidden)} time steps, as in lstm_trace, got {len(rnn_hidden)}"
+        )
     figure = _new_figure(10, 8) if figure is None else figure
     panels = figure.subplots(3, 1, sharex=True)
     _heat_map(panels[0], _CELL._replace(title="LSTM: cell state c"), cell)
@@ -195,7 +199,9 @@ def _part(name: str, trace: object, part: str, layer: int, row: int, steps: int 
     """Take one layer and row of one part of a trace, (T, H)."""
     values = getattr(trace, part, None)
     if not isinstance(values, np.ndarray) or values.ndim not in (3, 4):
-        raise TypeError(f"{name}: expected what the method trace returns, with an array {part}, got {_check.describe(trace)}")
+        raise TypeError(
+            f"{name}: expected what the method trace returns, with an array {part}, got {_check.describe(trace)}"
+        )
     if values.ndim == 3:  # a sequence without a batch axis
         values = values[:, :, None]
     L, T, B, _ = values.shape
@@ -216,12 +222,14 @@ def _heat_map(axes: Axes, each: _Map, values: NDArray[Any]) -> None:
     low, high = each.limits or (-reach, reach)
     extent = (0.5, T + 0.5, H - 0.5, -0.5)  # steps count from 1, units from 0 downwards
     image = axes.imshow(values.T, cmap=each.colors, vmin=low, vmax=high, extent=extent, aspect="auto")
-    axes.figure.colorbar(image, ax=axes, ticks=(low, (low + high) / 2, high), format="%.3g", pad=0.01, aspect=12)
+    axes.figure.colorbar(
+        image, ax=axes, ticks=(low, (low + high) / 2, high), format="%.3g", pad=0.01, aspect=12
+    )
     axes.locator_params(integer=True)
     axes.set_title(each.title, loc="left", fontsize="medium")
 
 
-# --------------------------------------------------------------------------------------------------------------- lines
+# ---------------------------------------------------------------------------------------------------- lines
 
 
 def forecast(
@@ -241,8 +249,8 @@ def forecast(
         Numbers or datetime64, rising.
     truth : array_like of shape (N,)
     predictions : mapping of str to array_like of shape (n,) or (k, horizon)
-        Forecasts by the name that the legend gives them.  They stand for the last n, or k * horizon, of the times; k
-        forecasts follow each other, and a thin vertical line marks where each begins.
+        Forecasts by the name that the legend gives them.  They stand for the last n, or k * horizon, of the
+        times; k forecasts follow each other, and a thin vertical line marks where each begins.
     axes : matplotlib Axes, optional
         Where to draw.  A new figure if omitted, as ``axes.figure``; pyplot does not know it.
     title, ylabel : str, optional
@@ -301,7 +309,8 @@ def losses(
     Parameters
     ----------
     history : array_like of shape (N,), or mapping of str to array_like of shape (N,)
-        The first is drawn at 1, each further one 1 later.  With a mapping there is one line an entry, and a legend.
+        The first is drawn at 1, each further one 1 later.  With a mapping there is one line an entry, and a
+        legend.
     axes : matplotlib Axes, optional
         Where to draw.  A new figure if omitted, as ``axes.figure``; pyplot does not know it.
     title, xlabel, ylabel : str, optional
@@ -309,8 +318,8 @@ def losses(
     Returns
     -------
     matplotlib Axes
-        Logarithmic where all losses are positive and the largest is at least ten times the smallest.  Where a loss is not
-        finite there is a gap.
+        Logarithmic where all losses are positive and the largest is at least ten times the smallest.  Where a
+        loss is not finite there is a gap.
 
     Raises
     ------
@@ -343,7 +352,9 @@ def losses(
         color, style = STYLES[n % len(STYLES)]
         finite = np.where(np.isfinite(value), value, np.nan)
         marker = "." if len(value) == 1 else ""
-        axes.plot(np.arange(1, len(value) + 1), finite, style, marker=marker, color=color, linewidth=1.3, label=name)
+        axes.plot(
+            np.arange(1, len(value) + 1), finite, style, marker=marker, color=color, linewidth=1.3, label=name
+        )
     together = np.concatenate(list(drawn.values()))
     together = together[np.isfinite(together)]
     if together.min() > 0 and together.max() >= 10 * together.min():
@@ -373,7 +384,8 @@ def gradient_flow(
     Returns
     -------
     matplotlib Figure
-        Two panels with one logarithmic axis: the norms of dL/dh_t, and of dL/dc_t for those that have a cell, each the mean
+        Two panels with one logarithmic axis: the norms of dL/dh_t, and of dL/dc_t for those that have a cell,
+        each the mean
         over the rows of the batch.  Where a norm is 0 there is a gap.
 
     Raises
@@ -399,7 +411,9 @@ def gradient_flow(
         raise ValueError("flows: expected at least one entry, got none")
     for name, flow in flows.items():
         if not all(hasattr(flow, part) for part in ("distance", "dh", "dc")):
-            raise TypeError(f"flows[{name!r}]: expected what clstm.gradient_flow returns, got {_check.describe(flow)}")
+            raise TypeError(
+                f"flows[{name!r}]: expected what clstm.gradient_flow returns, got {_check.describe(flow)}"
+            )
     figure = _new_figure(12, 5) if figure is None else figure
     panels = figure.subplots(1, 2, sharex=True, sharey=True)
     panels[0].set_yscale("log")
@@ -410,7 +424,9 @@ def gradient_flow(
                 mean = norms.reshape(len(norms), -1).mean(axis=1)
                 drawn = np.where(mean > 0, mean, np.nan)
                 axes.plot(flow.distance, drawn, style, color=color, linewidth=1.6, label=name)
-    for axes, part, ylabel in zip(panels, ("hidden state, dL/dh_t", "cell state, dL/dc_t"), ("norm", ""), strict=True):
+    for axes, part, ylabel in zip(
+        panels, ("hidden state, dL/dh_t", "cell state, dL/dc_t"), ("norm", ""), strict=True
+    ):
         _finish(axes, f"Gradient by the {part}", "time steps back from the loss", ylabel)
         axes.grid(axis="y", color="0.92")
     panels[0].legend(frameon=False)

@@ -5,9 +5,10 @@ nothing here casts to float, so a complex step through `forward` yields exact de
 
 Notation
 --------
-T, B, I, H = time steps, batch rows, inputs, hidden units.  One layer in one direction has the weights
-``W_x (I, 4H)``, ``W_h (H, 4H)`` and ``bias (4H,)``, whose columns are four blocks of H in the order i, f, g, o:
-input gate, forget gate, candidate, output gate.  ``*`` is element-wise, ``@`` the matrix product, ``s`` the sigmoid.
+T, B, I, H = time steps, batch rows, inputs, hidden units.  One layer in one direction has the weights ``W_x
+(I, 4H)``, ``W_h (H, 4H)`` and ``bias (4H,)``, whose columns are four blocks of H in the order i, f, g, o:
+input gate, forget gate, candidate, output gate.  ``*`` is element-wise, ``@`` the matrix product, ``s`` the
+sigmoid.
 
 The forward pass, for one time step, from ``h_prev`` and ``c_prev``, all of shape (B, H)::
 
@@ -17,8 +18,9 @@ The forward pass, for one time step, from ``h_prev`` and ``c_prev``, all of shap
     3   c_t = f * c_prev + i * g                (B, H)     cell: keep some of the old, take some of the new
     4   h_t = o * tanh(c_t)                     (B, H)     hidden state, which is also the output y_t
 
-The backward pass.  Write ``dv`` for the derivative of a scalar loss by ``v``; it has the shape of ``v``.  The loss sees
-``h_t`` in two ways, through the output ``y_t`` and through ``z`` of the step after, so both contributions add up; the same
+The backward pass.  Write ``dv`` for the derivative of a scalar loss by ``v``; it has the shape of ``v``.  The
+loss sees ``h_t`` in two ways, through the output ``y_t`` and through ``z`` of the step after, so both
+contributions add up; the same
 holds for ``c_t``.  Walking from the last step to the first, with the equation that each line differentiates::
 
     4'  dh_t  = dy_t + dz_next @ W_h.T                      (1, one step later, is where h_t went)
@@ -32,13 +34,15 @@ holds for ``c_t``.  Walking from the last step to the first, with the equation t
         dW_h += h_prev.T @ dz                               (H, 4H)   derivative is the sum over the steps,
         dbias += sum of dz over the rows                    (4H,)     the first one (h_prev = h_0) included
 
-What is left after the first step, ``dz @ W_h.T`` and ``dc * f``, is the derivative by the initial state.  At the last step
-there is no step after; the derivative by the final state ``(h_n, c_n)``, which the caller gives, stands in its place.
-The factor ``f`` on the way of ``dc`` is the only thing between a loss and a cell many steps back: with ``f`` near 1 the
-gradient neither vanishes nor explodes.  That is what the architecture is for.
+What is left after the first step, ``dz @ W_h.T`` and ``dc * f``, is the derivative by the initial state.  At
+the last step there is no step after; the derivative by the final state ``(h_n, c_n)``, which the caller
+gives, stands in its place. The factor ``f`` on the way of ``dc`` is the only thing between a loss and a cell
+many steps back: with ``f`` near 1 the gradient neither vanishes nor explodes.  That is what the architecture
+is for.
 
-Rows of different lengths: row b takes part in its first ``lengths[b]`` steps, and its state passes by unchanged afterwards.  In
-the reverse direction it starts at its own last real step.  What lies beyond is padding: never read, and 0 in every output.
+Rows of different lengths: row b takes part in its first ``lengths[b]`` steps, and its state passes by
+unchanged afterwards.  In the reverse direction it starts at its own last real step.  What lies beyond is
+padding: never read, and 0 in every output.
 
 The plain RNN
 -------------
@@ -47,7 +51,8 @@ To compare with: no gates, no cell, and the weights are ``W_x (I, H)``, ``W_h (H
     5   z   = x_t @ W_x + h_prev @ W_h + bias   (B, H)     pre-activations
     6   h_t = tanh(z)                           (B, H)     hidden state, which is also the output y_t
 
-Backward, from the last step to the first, by the same argument: the loss sees ``h_t`` through ``y_t`` and through ``z`` of the
+Backward, from the last step to the first, by the same argument: the loss sees ``h_t`` through ``y_t`` and
+through ``z`` of the
 step after::
 
     6'  dh_t  = dy_t + dz_next @ W_h.T                      (5, one step later, is where h_t went)
@@ -57,15 +62,16 @@ step after::
         dW_h += h_prev.T @ dz                               (H, H)
         dbias += sum of dz over the rows                    (H,)
 
-Each step back multiplies the gradient by ``(1 - h_t^2)``, at most 1, and by ``W_h.T``: a product of as many matrices as there
+Each step back multiplies the gradient by ``(1 - h_t^2)``, at most 1, and by ``W_h.T``: a product of as many
+matrices as there
 are steps, which vanishes or explodes.  There is no way around it as there is along the cell of an LSTM.
 
 Sources
 -------
-S. Hochreiter, J. Schmidhuber, "Long short-term memory", Neural Computation 9(8), 1997 (cell and gates);
-F. A. Gers, J. Schmidhuber, F. Cummins, "Learning to forget: continual prediction with LSTM", Neural Computation 12(10),
-2000 (the forget gate);
-J. L. Elman, "Finding structure in time", Cognitive Science 14(2), 1990 (the plain RNN).
+S. Hochreiter, J. Schmidhuber, "Long short-term memory", Neural Computation 9(8), 1997 (cell and gates); F. A.
+Gers, J. Schmidhuber, F. Cummins, "Learning to forget: continual prediction with LSTM", Neural Computation
+12(10), 2000 (the forget gate); J. L. Elman, "Finding structure in time", Cognitive Science 14(2), 1990 (the
+plain RNN).
 """
 
 from __future__ import annotations
@@ -133,7 +139,8 @@ def forward(
 ) -> None:
     """Run one layer in one direction over whole sequences.
 
-    The equations are numbered as in the module's docstring.  Arrays marked OUT are given by the caller and overwritten.
+    The equations are numbered as in the module's docstring.  Arrays marked OUT are given by the caller and
+    overwritten.
 
     Parameters
     ----------
@@ -148,7 +155,8 @@ def forward(
     y : OUT, ndarray of shape (T, B, H)
         Hidden states at their time index; 0 on padding.
     gates, c : OUT, ndarrays of shape (T, B, 4H), (T, B, H), or None
-        The tape that `backward` reads: i, f, g, o and the cell.  Padding is left as it is.  None: keep nothing.
+        The tape that `backward` reads: i, f, g, o and the cell.  Padding is left as it is.  None: keep
+        nothing.
     h_n, c_n : OUT, ndarrays of shape (B, H)
         State after each row's last step.
 
@@ -202,7 +210,8 @@ def backward(
 ) -> None:
     """Walk `forward` back: from the derivatives of a loss by the outputs to those by everything else.
 
-    The equations are numbered as in the module's docstring.  Arrays marked OUT are given by the caller and overwritten.
+    The equations are numbered as in the module's docstring.  Arrays marked OUT are given by the caller and
+    overwritten.
 
     Parameters
     ----------
@@ -232,7 +241,9 @@ def backward(
         do = dh * tanh_c
         dc = dc_0[rows] + dh * o * (1 - tanh_c**2)
         di, dg, df = dc * g, dc * i, dc * c_prev  # 3'
-        dz = np.concatenate([di * i * (1 - i), df * f * (1 - f), dg * (1 - g**2), do * o * (1 - o)], axis=-1)  # 2'
+        dz = np.concatenate(
+            [di * i * (1 - i), df * f * (1 - f), dg * (1 - g**2), do * o * (1 - o)], axis=-1
+        )  # 2'
 
         dx[t, rows] = dz @ W_x.T  # 1'
         dW_x += x[t, rows].T @ dz
@@ -278,7 +289,8 @@ def rnn_forward(
 ) -> None:
     """Run a plain RNN over whole sequences.
 
-    The equations are numbered as in the module's docstring.  Arrays marked OUT are given by the caller and overwritten.
+    The equations are numbered as in the module's docstring.  Arrays marked OUT are given by the caller and
+    overwritten.
 
     Parameters
     ----------
@@ -328,7 +340,8 @@ def rnn_backward(
 ) -> None:
     """Walk `rnn_forward` back: from the derivatives of a loss by the outputs to those by everything else.
 
-    The equations are numbered as in the module's docstring.  Arrays marked OUT are given by the caller and overwritten.
+    The equations are numbered as in the module's docstring.  Arrays marked OUT are given by the caller and
+    overwritten.
 
     Parameters
     ----------
@@ -370,7 +383,9 @@ class Stream:
         Whether arrays have an axis of rows; without it there is one row.
     """
 
-    def __init__(self, num_layers: int, rows: int, input_size: int, hidden_size: int, single: bool, batched: bool) -> None:
+    def __init__(
+        self, num_layers: int, rows: int, input_size: int, hidden_size: int, single: bool, batched: bool
+    ) -> None:
         dtype = np.float32 if single else np.float64
         self._x_shape = (rows, input_size) if batched else (input_size,)
         self._out_shape = (rows, hidden_size) if batched else (hidden_size,)
@@ -393,7 +408,8 @@ class Stream:
     def try_step(self, x: Any, out: Any) -> bool:
         """Step all layers from x (rows, I) to out (rows, H), without the axis of rows if not batched.
 
-        Returns False, with nothing changed, if either is no contiguous array of that shape and of the stream's dtype.
+        Returns False, with nothing changed, if either is no contiguous array of that shape and of the
+        stream's dtype.
         """
         for array, shape in ((x, self._x_shape), (out, self._out_shape)):
             if not isinstance(array, np.ndarray) or array.shape != shape or array.dtype != self._h.dtype:

@@ -36,7 +36,8 @@ class RNNTrace:
     h : ndarray of shape (1, T, B, H)
         Hidden state after the step.
 
-    Time is the second axis also for ``batch_first=True``; for one unbatched sequence the axis B is absent.  Padding is 0.
+    Time is the second axis also for ``batch_first=True``; for one unbatched sequence the axis B is absent.
+    Padding is 0.
     """
 
     h: Array
@@ -65,15 +66,18 @@ class RNN(SequenceLayer):
     Attributes
     ----------
     flat_params, flat_grads : ndarrays of shape (n,)
-        All parameters and their gradients, each in one contiguous array; `params` and `grads` are views of them.
+        All parameters and their gradients, each in one contiguous array; `params` and `grads` are views of
+        them.
     params, grads : dict of str to ndarray
-        ``weight_ih_l0 (H, I)``, ``weight_hh_l0 (H, H)`` and ``bias_l0 (H,)``.  The arrays are live: change them in place.
+        ``weight_ih_l0 (H, I)``, ``weight_hh_l0 (H, H)`` and ``bias_l0 (H,)``.  The arrays are live: change
+        them in place.
 
     Notes
     -----
-    The equations, forward and backward, are in `clstm.reference`.  The state is the array ``h``, as in ``torch.nn.RNN``, where
-    an LSTM has the pair ``(h, c)``.  A call computes on one thread.  Calling the object, `step` and `trace` change nothing in
-    it, so any number of threads may do so at once; `forward` and `backward` keep a tape and belong to one thread at a time.
+    The equations, forward and backward, are in `clstm.reference`.  The state is the array ``h``, as in
+    ``torch.nn.RNN``, where an LSTM has the pair ``(h, c)``.  A call computes on one thread.  Calling the
+    object, `step` and `trace` change nothing in it, so any number of threads may do so at once; `forward` and
+    `backward` keep a tape and belong to one thread at a time.
 
     Examples
     --------
@@ -112,7 +116,9 @@ class RNN(SequenceLayer):
         self.init = _check.choice("init", init, ("glorot", "torch"))
         self.backend = _check.choice("backend", backend, ("auto", "numpy"))
         rng = _check.generator(rng)
-        self.flat_params = np.zeros((self.input_size + self.hidden_size + self.bias) * self.hidden_size, self.dtype)
+        self.flat_params = np.zeros(
+            (self.input_size + self.hidden_size + self.bias) * self.hidden_size, self.dtype
+        )
         self.flat_grads = np.zeros_like(self.flat_params)
         self._lay_out()
         draw_weights(self._cell, self.init, rng, self.bias)
@@ -153,7 +159,9 @@ class RNN(SequenceLayer):
             return np.zeros((B, H), self.dtype)
         return _check.shaped(name, state, self.dtype, (1, B, H) if batched else (1, H)).reshape(B, H).copy()
 
-    def __call__(self, x: ArrayLike, state: ArrayLike | None = None, lengths: ArrayLike | None = None) -> tuple[Array, Array]:
+    def __call__(
+        self, x: ArrayLike, state: ArrayLike | None = None, lengths: ArrayLike | None = None
+    ) -> tuple[Array, Array]:
         """Run whole sequences without keeping anything.
 
         Parameters
@@ -182,11 +190,13 @@ class RNN(SequenceLayer):
         y, h_n = self._run(x_, h_0, _check.lengths(lengths, T, B))
         return self._public(y, batched), _public_state(h_n, batched)
 
-    def forward(self, x: ArrayLike, state: ArrayLike | None = None, lengths: ArrayLike | None = None) -> tuple[Array, Array]:
+    def forward(
+        self, x: ArrayLike, state: ArrayLike | None = None, lengths: ArrayLike | None = None
+    ) -> tuple[Array, Array]:
         """Run whole sequences and keep what `backward` needs.
 
-        Parameters, returns and errors are those of calling the object.  The tape holds copies: changing `x` or `y` in place
-        afterwards does not disturb `backward`, changing the parameters does.
+        Parameters, returns and errors are those of calling the object.  The tape holds copies: changing `x`
+        or `y` in place afterwards does not disturb `backward`, changing the parameters does.
         """
         x_, batched = self._sequence("x", x, self.input_size)
         T, B, _ = x_.shape
@@ -200,7 +210,9 @@ class RNN(SequenceLayer):
         self._tape = _Tape(own_x, y, h_0, lengths_, batched)
         return result, _public_state(h_n, batched)
 
-    def _run(self, x: Array, h_0: Array, lengths: NDArray[np.intp], y: Array | None = None) -> tuple[Array, Array]:
+    def _run(
+        self, x: Array, h_0: Array, lengths: NDArray[np.intp], y: Array | None = None
+    ) -> tuple[Array, Array]:
         """Run over x (T, B, I) into y, or into a fresh array."""
         if y is None:
             y = np.empty((*x.shape[:2], self.hidden_size), self.dtype)
@@ -247,7 +259,9 @@ class RNN(SequenceLayer):
         gradients, _ = self._views(fresh)
         dx, dh_0 = np.empty_like(tape.x), np.empty_like(dh_n)
         W_x, W_h, _ = self._cell
-        self._functions.rnn_backward(dy_, dh_n, tape.x, W_x, W_h, tape.h_0, tape.lengths, tape.y, dx, *gradients, dh_0)
+        self._functions.rnn_backward(
+            dy_, dh_n, tape.x, W_x, W_h, tape.h_0, tape.lengths, tape.y, dx, *gradients, dh_0
+        )
 
         if accumulate:
             self.flat_grads += fresh
@@ -280,7 +294,9 @@ class RNN(SequenceLayer):
         y, h = self._run(x[None], h_prev, np.ones(len(x), np.intp))
         return y[0] if batched else y[0, 0], _public_state(h, batched)
 
-    def trace(self, x: ArrayLike, state: ArrayLike | None = None, lengths: ArrayLike | None = None) -> RNNTrace:
+    def trace(
+        self, x: ArrayLike, state: ArrayLike | None = None, lengths: ArrayLike | None = None
+    ) -> RNNTrace:
         """Run whole sequences and return the hidden state of every step.
 
         Parameters and errors are those of calling the object.

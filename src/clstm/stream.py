@@ -1,7 +1,7 @@
 """class Stream: one time step at a time with everything prepared, in microseconds; what `LSTM.stream` returns.
 
-The weights are packed once and the state stays inside.  A step costs one call; arguments that are not exactly right are checked
-and converted on a second, slower way.
+The weights are packed once and the state stays inside.  A step costs one call; arguments that are not exactly
+right are checked and converted on a second, slower way.
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ Array = NDArray[Any]
 class Stream:
     """A unidirectional LSTM that is fed one time step at a time; made by `LSTM.stream`.
 
-    The stream holds a snapshot of the parameters: changing them shows after `refresh`.  Its outputs have the bits that
-    `LSTM.step`, and the whole sequence in one call, would give.  A stream belongs to one thread at a time.
+    The stream holds a snapshot of the parameters: changing them shows after `refresh`.  Its outputs have the
+    bits that `LSTM.step`, and the whole sequence in one call, would give.  A stream belongs to one thread at
+    a time.
 
     Attributes
     ----------
@@ -42,7 +43,9 @@ class Stream:
 
     def __init__(self, lstm: LSTM, batch_size: int | None, state: StateLike | None) -> None:
         if lstm.bidirectional:
-            raise ValueError("stream: expected a unidirectional LSTM; the reverse direction needs the whole sequence first")
+            raise ValueError(
+                "stream: expected a unidirectional LSTM; the reverse direction needs the whole sequence first"
+            )
         self._lstm = lstm
         self._batched = batch_size is not None
         self._rows = 1 if batch_size is None else _check.integer("batch_size", batch_size, 1)
@@ -50,7 +53,12 @@ class Stream:
         self._out_shape = (self._rows, lstm.hidden_size) if self._batched else (lstm.hidden_size,)
         self._dtype = lstm.dtype
         self._engine = lstm._functions.Stream(
-            lstm.num_layers, self._rows, lstm.input_size, lstm.hidden_size, lstm.dtype == np.float32, self._batched
+            lstm.num_layers,
+            self._rows,
+            lstm.input_size,
+            lstm.hidden_size,
+            lstm.dtype == np.float32,
+            self._batched,
         )
         self._try_step = self._engine.try_step
         self.refresh()
@@ -128,7 +136,9 @@ class Stream:
             try:
                 if wanted.ndim > 1 or (wanted.ndim == 0 and wanted.dtype == bool):
                     raise IndexError
-                chosen = np.atleast_1d(np.arange(self._rows)[wanted if wanted.size else wanted.astype(np.intp)]).tolist()
+                chosen = np.atleast_1d(
+                    np.arange(self._rows)[wanted if wanted.size else wanted.astype(np.intp)]
+                ).tolist()
             except IndexError:
                 raise IndexError(
                     f"rows: expected indices or a mask of {self._rows} rows, got {_check.describe(rows)}"

@@ -1,7 +1,7 @@
 """The one table of cases: which shapes are run, as what, how much arithmetic each is, and what clstm is to reach.
 
-Shapes are written B T I H: batch rows, time steps, inputs, hidden units.  Every goal of a ratio is "the other's time over
-clstm's is at least so much".
+Shapes are written B T I H: batch rows, time steps, inputs, hidden units.  Every goal of a ratio is "the
+other's time over clstm's is at least so much".
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ class Case:
     group : str
         The heading it is printed under.
     kind : {"stream", "step", "forward", "training"} or a name in COMPAT
-        One time step of a stream that keeps its state; one time step from a given state; whole sequences without a tape;
-        forward and backward with every gradient.  A class of `clstm.compat`: a training step of `sequence_regressor`, one time
-        step of the others.
+        One time step of a stream that keeps its state; one time step from a given state; whole sequences
+        without a tape; forward and backward with every gradient.  A class of `clstm.compat`: a training step
+        of `sequence_regressor`, one time step of the others.
     B, T, I, H : int
     dtype : {"float32", "float64"}
     unequal : bool
@@ -46,7 +46,8 @@ class Case:
     yardstick : str
         A key of YARDSTICKS, or empty.
     peer_goal, torch_goal, own_goal, class_goal : float, optional
-        Time of the fastest peer, of ``torch``, of the yardstick and of the class that a twin replaces, over clstm's.
+        Time of the fastest peer, of ``torch``, of the yardstick and of the class that a twin replaces, over
+        clstm's.
     microseconds_goal : float, optional
         The most that a call may take.
     tags : tuple of str
@@ -117,7 +118,9 @@ class Case:
         return 3 * forward if self.kind in ("training", "sequence_regressor") else forward
 
 
-def _row(group: str, kind: str, shape: str, peer_goal: float | None = None, tags: str = "", **options: Any) -> Case:
+def _row(
+    group: str, kind: str, shape: str, peer_goal: float | None = None, tags: str = "", **options: Any
+) -> Case:
     """Write a case in one line; `options` are further attributes of it."""
     B, T, I, H = map(int, shape.split())  # noqa: E741
     return Case(group, kind, B, T, I, H, peer_goal=peer_goal, tags=tuple(tags.split()), **options)
@@ -175,8 +178,19 @@ CASES = [
     # Rows of unequal lengths: at most 0.7 of the time that full lengths take.
     _row("lengths", "forward", "8 100 32 32", unequal=True, yardstick="full lengths"),
     _row("lengths", "forward", "32 100 128 128", unequal=True, yardstick="full lengths"),
-    _row("lengths", "training", "8 100 32 32", 10.0, unequal=True, yardstick="full lengths", own_goal=1 / 0.7, tags="short"),
-    _row("lengths", "training", "32 100 128 128", 4.0, unequal=True, yardstick="full lengths", own_goal=1 / 0.7),
+    _row(
+        "lengths",
+        "training",
+        "8 100 32 32",
+        10.0,
+        unequal=True,
+        yardstick="full lengths",
+        own_goal=1 / 0.7,
+        tags="short",
+    ),
+    _row(
+        "lengths", "training", "32 100 128 128", 4.0, unequal=True, yardstick="full lengths", own_goal=1 / 0.7
+    ),
     # Two threads against one.
     _row("threads", "forward", "1 250 512 512", threads=2, yardstick="one thread", own_goal=2.0),
     _row("threads", "training", "32 50 256 256", threads=2, yardstick="one thread", own_goal=1.7),

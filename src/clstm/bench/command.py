@@ -1,7 +1,7 @@
 """The command line of the benchmark: `clstm bench`, and its options.
 
-BLAS, torch and jax read the number of their threads from the environment when they are loaded, and NumPy is loaded by
-then: so `run` starts a fresh interpreter, unless the environment is already right.
+BLAS, torch and jax read the number of their threads from the environment when they are loaded, and NumPy is
+loaded by then: so `run` starts a fresh interpreter, unless the environment is already right.
 """
 
 from __future__ import annotations
@@ -37,16 +37,28 @@ ENVIRONMENT = {
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of the benchmark to a parser."""
     parser.add_argument("--full", action="store_true", help="the whole table, about a quarter of an hour")
-    parser.add_argument("--quick", action="store_true", help="a small budget, and no rows that take seconds a call")
-    parser.add_argument("--group", nargs="+", default=[], help="only rows of these groups; --list shows them")
-    parser.add_argument("--rows", nargs="+", default=[], help="only rows whose name contains one of these strings")
-    parser.add_argument("--shape", nargs=4, type=int, metavar=("B", "T", "I", "H"), help="a shape of your own, not the table")
-    parser.add_argument("--dtype", choices=("float32", "float64"), default="float32", help="of --shape")
-    parser.add_argument("--threads", type=int, default=1, help="of --shape: threads for each contestant (default 1)")
-    parser.add_argument("--contestants", nargs="+", help="only these; the default is all that are installed")
-    parser.add_argument("--budget", type=float, help="seconds of timing for each row (default 2, short and quick 0.5)")
     parser.add_argument(
-        "--rounds", type=int, help="at least so many rounds, whatever the budget (default 5, short and quick 3)"
+        "--quick", action="store_true", help="a small budget, and no rows that take seconds a call"
+    )
+    parser.add_argument("--group", nargs="+", default=[], help="only rows of these groups; --list shows them")
+    parser.add_argument(
+        "--rows", nargs="+", default=[], help="only rows whose name contains one of these strings"
+    )
+    parser.add_argument(
+        "--shape", nargs=4, type=int, metavar=("B", "T", "I", "H"), help="a shape of your own, not the table"
+    )
+    parser.add_argument("--dtype", choices=("float32", "float64"), default="float32", help="of --shape")
+    parser.add_argument(
+        "--threads", type=int, default=1, help="of --shape: threads for each contestant (default 1)"
+    )
+    parser.add_argument("--contestants", nargs="+", help="only these; the default is all that are installed")
+    parser.add_argument(
+        "--budget", type=float, help="seconds of timing for each row (default 2, short and quick 0.5)"
+    )
+    parser.add_argument(
+        "--rounds",
+        type=int,
+        help="at least so many rounds, whatever the budget (default 5, short and quick 3)",
     )
     parser.add_argument("--json", metavar="PATH", help="write everything that was measured")
     parser.add_argument("--list", action="store_true", help="print the rows and stop")
@@ -84,14 +96,17 @@ def run(options: argparse.Namespace, arguments: Sequence[str]) -> int:
     Returns
     -------
     int
-        Exit code: 1 if clstm computed something wrong, 2 if the options make no sense or choose nothing, else 0.
+        Exit code: 1 if clstm computed something wrong, 2 if the options make no sense or choose nothing, else
+        0.
     """
     wrong = _complete(options)
     if wrong:
         print(f"clstm bench: {wrong}", file=sys.stderr)
         return 2
     if not options.list and any(os.environ.get(name) != value for name, value in ENVIRONMENT.items()):
-        return subprocess.run([sys.executable, "-m", "clstm", *arguments], env=os.environ | ENVIRONMENT, check=False).returncode
+        return subprocess.run(
+            [sys.executable, "-m", "clstm", *arguments], env=os.environ | ENVIRONMENT, check=False
+        ).returncode
     try:
         chosen_cases, left_out = _choose_cases(options)
         chosen, skipped = _choose_contestants(options)
@@ -141,19 +156,28 @@ def _choose_contestants(options: argparse.Namespace) -> tuple[list[type[Contesta
     names = list(dict.fromkeys(kind.name for kind in (*CONTESTANTS, *COMPAT_CONTESTANTS)))
     unknown = set(options.contestants or []) - set(names)
     if unknown:
-        raise ValueError(f"--contestants: expected some of {', '.join(names)}, got {', '.join(sorted(unknown))}")
+        raise ValueError(
+            f"--contestants: expected some of {', '.join(names)}, got {', '.join(sorted(unknown))}"
+        )
     wanted = [kind for kind in CONTESTANTS if not options.contestants or kind.name in options.contestants]
     skipped = {kind.name: f"not installed: {', '.join(kind.missing())}" for kind in wanted if kind.missing()}
     return [kind for kind in wanted if kind.name not in skipped], skipped
 
 
 def _run(
-    command: str, options: argparse.Namespace, chosen_cases: Sequence[Case], chosen: Sequence[type[Contestant]]
+    command: str,
+    options: argparse.Namespace,
+    chosen_cases: Sequence[Case],
+    chosen: Sequence[type[Contestant]],
 ) -> dict[str, Any]:
     """Measure the rows, print them, and return what ``--json`` writes."""
     from . import measure, numpy_classes, report
 
-    compat = [kind for kind in numpy_classes.CONTESTANTS if not options.contestants or kind.name in options.contestants]
+    compat = [
+        kind
+        for kind in numpy_classes.CONTESTANTS
+        if not options.contestants or kind.name in options.contestants
+    ]
     about = report.machine()
     rows: list[dict[str, Any]] = []
     print("\n".join(report.header(command, about)))
@@ -168,7 +192,11 @@ def _run(
             rows.append(row)
             table.add(row)
             entries = row["contestants"].items()
-            wrong += [f"wrong, {case.name}, {name}: {entry['reason']}" for name, entry in entries if entry["status"] == "wrong"]
+            wrong += [
+                f"wrong, {case.name}, {name}: {entry['reason']}"
+                for name, entry in entries
+                if entry["status"] == "wrong"
+            ]
         if wrong:
             print("\n" + "\n".join(wrong))
     print("\n" + "\n".join(report.summary(rows)))

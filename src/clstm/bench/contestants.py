@@ -1,8 +1,9 @@
 """What a contestant is, the problem that all get, and the two of this package: the kernels and the NumPy definition.
 
-All get the same arrays and weights, compute hidden states for all steps and the final state from a given initial state,
-and in training every gradient: of the input, the initial state and all weights.  In a stream they take one step from the
-state that their last step left.  Whatever can be prepared once, before many calls, is prepared outside the timed call.
+All get the same arrays and weights, compute hidden states for all steps and the final state from a given
+initial state, and in training every gradient: of the input, the initial state and all weights.  In a stream
+they take one step from the state that their last step left.  Whatever can be prepared once, before many
+calls, is prepared outside the timed call.
 """
 
 from __future__ import annotations

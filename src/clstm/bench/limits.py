@@ -2,8 +2,9 @@
 
 * Products: NumPy's product of two square matrices, that is, its BLAS.
 * Reading: dot products of the two halves of a buffer that fits one level of the caches, again and again, so that each byte is
-  loaded once and used once, as the weights of a time step are.  The repetitions run inside one `matmul`, so a call of
-  BLAS for each of them is in the figure, but none from Python; that costs the L1 figure a few per cent.
+  loaded once and used once, as the weights of a time step are.  The repetitions run inside one `matmul`, so a
+  call of BLAS for each of them is in the figure, but none from Python; that costs the L1 figure a few per
+  cent.
 
 Both are what a library reaches on one thread, not what a data sheet says.
 """
@@ -22,7 +23,9 @@ from .cases import Case
 
 GEMM_SIZE = 1024
 DRAM_BYTES = 256 << 20  # what is read to measure the memory behind the caches
-BYTES_A_SAMPLE = 32 << 20  # a small buffer is read until this much is loaded, so that a sample takes about a millisecond
+BYTES_A_SAMPLE = (
+    32 << 20
+)  # a small buffer is read until this much is loaded, so that a sample takes about a millisecond
 TYPICAL_CACHES = {"L1": 32 << 10, "L2": 1 << 20, "L3": 16 << 20}
 BANDWIDTH_BOUND_BATCH = 8  # with fewer rows a step takes as long as reading the weights
 
@@ -60,7 +63,8 @@ def cache_sizes() -> tuple[dict[str, int], bool]:
 def buffer_sizes() -> dict[str, int]:
     """Return how many bytes are read to measure each level."""
     caches, _ = cache_sizes()
-    # Half of a cache that a core owns.  The third level belongs to others as well: what weights that spill the second take.
+    # Half of a cache that a core owns.  The third level belongs to others as well: what weights that spill
+    # the second take.
     buffers = {level: size // 2 for level, size in caches.items()} | {"DRAM": DRAM_BYTES}
     if "L3" in caches and "L2" in caches:
         buffers["L3"] = min(caches["L3"] // 4, 4 * caches["L2"])
@@ -79,7 +83,9 @@ def reading(size: int) -> Work:
     """Return a call that reads a buffer of `size` bytes many times."""
     floats = size // 8 * 2
     unaligned = np.ones(floats + 16, np.float32)
-    start = -unaligned.ctypes.data % 64 // 4  # vectors that straddle two cache lines would halve the L1 figure
+    start = (
+        -unaligned.ctypes.data % 64 // 4
+    )  # vectors that straddle two cache lines would halve the L1 figure
     buffer = unaligned[start : start + floats].reshape(2, -1)
     repeats = max(1, BYTES_A_SAMPLE // buffer.nbytes)
     left = np.broadcast_to(buffer[0], (repeats, 1, floats // 2))
@@ -91,10 +97,11 @@ def reading(size: int) -> Work:
 def need(case: Case) -> Need:
     """Return what a case needs at least.
 
-    From 8 rows on, all products run at the rate of a matrix product.  With fewer rows the weights are used once or a few times
-    for each time they are read, so every step costs reading the recurrent weights from the cache level they fit, once forward
-    and once backward; the other products are over all time steps at once and run at the rate of a matrix
-    product.  With a single step the input weights are read like the recurrent ones.
+    From 8 rows on, all products run at the rate of a matrix product.  With fewer rows the weights are used
+    once or a few times for each time they are read, so every step costs reading the recurrent weights from
+    the cache level they fit, once forward and once backward; the other products are over all time steps at
+    once and run at the rate of a matrix product.  With a single step the input weights are read like the
+    recurrent ones.
     """
     if case.B >= BANDWIDTH_BOUND_BATCH:
         return Need(case.flops, 0.0, "GEMM")

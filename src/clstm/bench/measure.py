@@ -1,7 +1,7 @@
 """One row: verify each contestant, time them in turns, and judge what clstm reached.
 
-Nothing is timed that was not checked: a contestant whose results differ from what the definition computes in float64 is
-reported as wrong.
+Nothing is timed that was not checked: a contestant whose results differ from what the definition computes in
+float64 is reported as wrong.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from .cases import Case
 from .contestants import Clstm, Contestant, NumPy, Problem, Results
 from .timing import Timed, Timing, interleave
 
-# What tells a slip from rounding: largest difference of states, and of a gradient relative to its largest entry.  The
-# package's own, tighter promises are tested elsewhere; the error of each contestant is in the JSON.
+# What tells a slip from rounding: largest difference of states, and of a gradient relative to its largest
+# entry.  The package's own, tighter promises are tested elsewhere; the error of each contestant is in the
+# JSON.
 TOLERANCES = {
     "float32": {"states": 2e-5, "gradients": 1e-4},
     "float64": {"states": 1e-11, "gradients": 1e-10},
@@ -105,7 +106,9 @@ def measure(case: Case, chosen: Sequence[type[Contestant]], budget: float, round
         else:
             entries[kind.name] = {"status": "unsupported"}
     others = [name for name in fit if name != OWN]
-    peers = [name for name in others if name != NumPy.name] or others  # the definition counts where it stands alone
+    peers = [
+        name for name in others if name != NumPy.name
+    ] or others  # the definition counts where it stands alone
     own_case = case.own_case()
     if own_case and OWN in fit:
         problem = Problem.of(own_case)
@@ -131,7 +134,10 @@ def measure(case: Case, chosen: Sequence[type[Contestant]], budget: float, round
     best_peer = min(peers, key=lambda name: entries[name].get("ratio", entries[name]["median"]), default=None)
     row: dict[str, Any] = {
         "name": case.name,
-        **{field: getattr(case, field) for field in ("group", "kind", "B", "T", "I", "H", "dtype", "unequal", "last_step")},
+        **{
+            field: getattr(case, field)
+            for field in ("group", "kind", "B", "T", "I", "H", "dtype", "unequal", "last_step")
+        },
         **{field: getattr(case, field) for field in ("threads", "yardstick", "steps", "flops")},
         "contestants": entries,
         "best_peer": best_peer,
@@ -168,7 +174,8 @@ def goals(case: Case, row: Mapping[str, Any]) -> list[dict[str, Any]]:
     Returns
     -------
     list of dict
-        ``what``: "best peer", "torch", the yardstick, "microseconds" or "limit"; ``goal``; ``reached`` and ``met``, both None
+        ``what``: "best peer", "torch", the yardstick, "microseconds" or "limit"; ``goal``; ``reached`` and
+        ``met``, both None
         where it could not be judged.  The definition alone is no peer to judge by.
     """
     entries = row["contestants"]

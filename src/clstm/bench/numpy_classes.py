@@ -1,6 +1,7 @@
 """The rows of `clstm.compat`: each twin beside the class it replaces, as people write it, and the best that NumPy allows.
 
-All are float64, one row, column vectors.  A training step is forward, backward and the update of the weights in place.
+All are float64, one row, column vectors.  A training step is forward, backward and the update of the weights
+in place.
 """
 
 from __future__ import annotations
@@ -97,7 +98,10 @@ class BestRegressor(PlainRegressor):
     def __init__(self, input_dim: int, hidden_dim: int, seq_len: int) -> None:
         super().__init__(input_dim, hidden_dim, seq_len)
         H, n = hidden_dim, hidden_dim + input_dim
-        self.W, self.b = np.empty((4 * H, n)), np.empty((4 * H, 1))  # gates f, i, o, g, so that the sigmoids are side by side
+        self.W, self.b = (
+            np.empty((4 * H, n)),
+            np.empty((4 * H, 1)),
+        )  # gates f, i, o, g, so that the sigmoids are side by side
         for k, gate in enumerate("fiog"):
             for whole, name in ((self.W, "W_" + gate), (self.b, "b_" + gate)):
                 part = whole[k * H : (k + 1) * H]
@@ -133,7 +137,9 @@ class BestRegressor(PlainRegressor):
         dy = y_pred - y_true
         f, i, o, g = (self.a[:, k * H : (k + 1) * H] for k in range(4))
         # What the derivatives of the gates are multiplied with, for all steps at once.
-        by_c = np.concatenate([self.c[:-1] * f * (1 - f), g * i * (1 - i), i * (1 - g**2)], axis=1).reshape(T, 3, H)
+        by_c = np.concatenate([self.c[:-1] * f * (1 - f), g * i * (1 - i), i * (1 - g**2)], axis=1).reshape(
+            T, 3, H
+        )
         by_h, carry = self.u * o * (1 - o), o * (1 - self.u**2)
         da = np.empty((T, 4, H))
         W_h = np.ascontiguousarray(self.W[:, :H].T)
@@ -147,7 +153,12 @@ class BestRegressor(PlainRegressor):
             dc *= f[t]
         flat = da.reshape(T, 4 * H)
         dW = flat.T @ np.concatenate([self.hs[:-1], self.x], axis=1)
-        gradients = ((self.W, dW), (self.b, flat.sum(axis=0)[:, None]), (self.W_y, dy @ self.h.T), (self.b_y, dy))
+        gradients = (
+            (self.W, dW),
+            (self.b, flat.sum(axis=0)[:, None]),
+            (self.W_y, dy @ self.h.T),
+            (self.b_y, dy),
+        )
         for weights, gradient in gradients:
             weights -= lr * np.clip(gradient, -5, 5)
 

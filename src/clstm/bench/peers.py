@@ -1,7 +1,7 @@
 """The other libraries, one small class each; a library is imported when its class is constructed, so it may be absent.
 
-A further peer is a class with `modules`, `supports`, `call` and `results`, and an entry in CONTESTANTS: verification, timing
-and output do not change.
+A further peer is a class with `modules`, `supports`, `call` and `results`, and an entry in CONTESTANTS:
+verification, timing and output do not change.
 """
 
 from __future__ import annotations
@@ -30,10 +30,14 @@ class Torch(Contestant):
         training = problem.case.kind == "training"
         case = problem.case
         lstm = torch.nn.LSTM(case.I, case.H, dtype=getattr(torch, case.dtype)).train(training)
-        weights = {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in problem.weights.items()}
+        weights = {
+            name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in problem.weights.items()
+        }
         bias = weights.pop("bias_l0")
         lstm.load_state_dict(weights | {"bias_ih_l0": bias, "bias_hh_l0": torch.zeros_like(bias)})
-        state = tuple(torch.from_numpy(value.copy()).requires_grad_(training) for value in (problem.h_0, problem.c_0))
+        state = tuple(
+            torch.from_numpy(value.copy()).requires_grad_(training) for value in (problem.h_0, problem.c_0)
+        )
         if training:
             self.call = self._training(lstm, state)
         else:
@@ -68,7 +72,8 @@ class Torch(Contestant):
         x = self.torch.from_numpy(self.problem.x.copy()).requires_grad_()
         dy = self.torch.from_numpy(self.problem.dy.copy())
         forward = self._forward(lstm, state, x)
-        # `grad` hands the gradients out instead of adding them to `.grad`: the least work that yields all of them.
+        # `grad` hands the gradients out instead of adding them to `.grad`: the least work that yields all of
+        # them.
         wanted = [x, *state, *lstm.parameters()]
         self.names = ["dx", "dh_0", "dc_0", *(f"d{name}" for name, _ in lstm.named_parameters())]
         grad = self.torch.autograd.grad
@@ -101,7 +106,10 @@ class TorchCell(Contestant):
         torch.set_num_threads(problem.case.threads)
         case = problem.case
         cell = torch.nn.LSTMCell(case.I, case.H, dtype=getattr(torch, case.dtype)).eval()
-        weights = {name[:-3]: torch.from_numpy(np.ascontiguousarray(value)) for name, value in problem.weights.items()}
+        weights = {
+            name[:-3]: torch.from_numpy(np.ascontiguousarray(value))
+            for name, value in problem.weights.items()
+        }
         bias = weights.pop("bias")
         cell.load_state_dict(weights | {"bias_ih": bias, "bias_hh": torch.zeros_like(bias)})
         x_t = torch.from_numpy(self.x_t)
@@ -129,8 +137,8 @@ class TorchCell(Contestant):
 class OnnxRuntime(Contestant):
     """ONNX Runtime on a model of one LSTM node; inference in float32.
 
-    Inputs and outputs are bound to arrays once, which takes half of the time of a small call.  A stream has two
-    bindings in turns: the state that one writes is what the other reads.
+    Inputs and outputs are bound to arrays once, which takes half of the time of a small call.  A stream has
+    two bindings in turns: the state that one writes is what the other reads.
     """
 
     name = "onnxruntime"
@@ -143,7 +151,9 @@ class OnnxRuntime(Contestant):
         options.intra_op_num_threads = problem.case.threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
-        self.session = onnxruntime.InferenceSession(onnx_model(problem), options, providers=["CPUExecutionProvider"])
+        self.session = onnxruntime.InferenceSession(
+            onnx_model(problem), options, providers=["CPUExecutionProvider"]
+        )
         self.arrays = arrays = _Arrays(self)  # a binding does not keep them alive
         run = self.session.run_with_iobinding
         if problem.case.kind != "stream":
@@ -251,14 +261,20 @@ def onnx_model(problem: Problem) -> bytes:
     }
     state = problem.h_0.shape
     shapes: dict[str, tuple[int, ...]] = {"x": (case.T, case.B, case.I), "h_0": state, "c_0": state}
-    inputs = [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape) for name, shape in shapes.items()]
+    inputs = [
+        helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape) for name, shape in shapes.items()
+    ]
     if case.unequal:
         inputs.append(helper.make_tensor_value_info("lengths", onnx.TensorProto.INT32, [case.B]))
     shapes = {"y": (case.T, 1, case.B, case.H), "h_n": state, "c_n": state}
-    outputs = [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape) for name, shape in shapes.items()]
+    outputs = [
+        helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape) for name, shape in shapes.items()
+    ]
     node_inputs = ["x", "W", "R", "B", "lengths" if case.unequal else "", "h_0", "c_0"]
     node = helper.make_node("LSTM", node_inputs, list(shapes), hidden_size=case.H)
-    initializers = [numpy_helper.from_array(np.ascontiguousarray(value), name) for name, value in constants.items()]
+    initializers = [
+        numpy_helper.from_array(np.ascontiguousarray(value), name) for name, value in constants.items()
+    ]
     graph = helper.make_graph([node], "lstm", inputs, outputs, initializers)
     # Old enough for every version of the runtimes that is in use.
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 14)], ir_version=8)
@@ -329,7 +345,9 @@ class Jax(Contestant):
         if gradients:
             dx, dh_0, dc_0, *dweights = gradients
             results |= {"dx": dx, "dh_0": dh_0[None], "dc_0": dc_0[None]}
-            results |= {f"d{name}": value.T for name, value in zip(self.problem.weights, dweights, strict=True)}
+            results |= {
+                f"d{name}": value.T for name, value in zip(self.problem.weights, dweights, strict=True)
+            }
         return {name: np.asarray(value) for name, value in results.items()}
 
 

@@ -33,7 +33,9 @@ def machine() -> dict[str, Any]:
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
         lines = cpuinfo.read_text().splitlines()
-        model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), model)
+        model = next(
+            (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), model
+        )
     affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     versions: dict[str, str | None] = {}
     for module in VERSIONED:
@@ -83,12 +85,29 @@ class Table:
         self.peers = [name for name in columns if name != OWN]
         self.yardsticks = any(case.yardstick for case in group_cases)
         self.name_width = max(len("kind B T I H"), *(len(case.name) for case in group_cases))
-        titles = ["clstm us", "best", *(f"{name} us" for name in self.peers), "best peer", "against itself", "GFLOP/s", "limit"]
+        titles = [
+            "clstm us",
+            "best",
+            *(f"{name} us" for name in self.peers),
+            "best peer",
+            "against itself",
+            "GFLOP/s",
+            "limit",
+        ]
         own = 21 if any(case.microseconds_goal for case in group_cases) else 8
         best_peer = 49 if any(case.torch_goal or case.class_goal for case in group_cases) else 32
         self.widths = [own, 7, *(max(15, len(title)) for title in titles[2:-4]), best_peer, 32, 7, 20]
         self._line("kind B T I H", titles)
-        print("|".join(["", "-" * (self.name_width + 2), *("-" * (width + 1) + ":" for width in self._shown(self.widths)), ""]))
+        print(
+            "|".join(
+                [
+                    "",
+                    "-" * (self.name_width + 2),
+                    *("-" * (width + 1) + ":" for width in self._shown(self.widths)),
+                    "",
+                ]
+            )
+        )
 
     def _shown(self, cells: Sequence[Any]) -> list[Any]:
         """Leave the column of yardsticks out of groups that have none."""
@@ -96,7 +115,10 @@ class Table:
 
     def _line(self, name: str, cells: Sequence[str]) -> None:
         pairs = zip(self._shown(cells), self._shown(self.widths), strict=True)
-        print(f"| {name.ljust(self.name_width)} | {' | '.join(cell.rjust(width) for cell, width in pairs)} |", flush=True)
+        print(
+            f"| {name.ljust(self.name_width)} | {' | '.join(cell.rjust(width) for cell, width in pairs)} |",
+            flush=True,
+        )
 
     def add(self, row: Mapping[str, Any]) -> None:
         """Print one row."""
@@ -169,7 +191,11 @@ def summary(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     every = [(row["name"], goal) for row in rows for goal in row["goals"]]
     judged = [(name, goal) for name, goal in every if goal["met"] is not None]
     missed = [(name, goal) for name, goal in judged if not goal["met"]]
-    lines = [f"limits beside the rows, median (best), GFLOP/s and GB/s: {', '.join(measured)}"] if measured else []
+    lines = (
+        [f"limits beside the rows, median (best), GFLOP/s and GB/s: {', '.join(measured)}"]
+        if measured
+        else []
+    )
     if every:
         left = len(every) - len(judged)
         unjudged = f"; {left} could not be judged: nothing to compare with" if left else ""

@@ -47,18 +47,20 @@ class Timing:
     def over(self, other: Timing) -> float:
         """Return the median, over the rounds, of this time divided by the other's in the same round.
 
-        The two samples of a round were taken within a fraction of a second: a machine that gets slower and faster moves both
-        of them, and a disturbance that hits one alone spoils one round of many.
+        The two samples of a round were taken within a fraction of a second: a machine that gets slower and
+        faster moves both of them, and a disturbance that hits one alone spoils one round of many.
         """
         return median(mine / theirs for mine, theirs in zip(self.samples, other.samples, strict=True))
 
 
-def interleave(timed: Mapping[str, Timed], budget: float, rounds: int, pause: float = 0.0) -> dict[str, Timing]:
+def interleave(
+    timed: Mapping[str, Timed], budget: float, rounds: int, pause: float = 0.0
+) -> dict[str, Timing]:
     """Time calls in turns, one sample each a round.
 
-    Each round starts with another one, and every other round goes the other way about, so that nobody always follows the same.
-    A sample begins with a call that is not timed: caches and threads are then those of a program that calls again and again,
-    and not what the contestant before has left.
+    Each round starts with another one, and every other round goes the other way about, so that nobody always
+    follows the same. A sample begins with a call that is not timed: caches and threads are then those of a
+    program that calls again and again, and not what the contestant before has left.
 
     Parameters
     ----------

@@ -23,8 +23,8 @@ def accelerate(obj: object, *, gates: Mapping[str, tuple[str, str]], concat: str
     obj : object
         Has the weights and biases of one LSTM cell as attributes that can be set, all float64 or all float32.
     gates : mapping
-        From each of "i", "f", "g" (the candidate) and "o" to the names of two attributes: the weight, of shape (H, D + H), and
-        the bias, of shape (H, 1) or (H,).
+        From each of "i", "f", "g" (the candidate) and "o" to the names of two attributes: the weight, of
+        shape (H, D + H), and the bias, of shape (H, 1) or (H,).
     concat : {"xh", "hx"}
         What the weights multiply: [x; h] or [h; x].
 
@@ -36,19 +36,22 @@ def accelerate(obj: object, *, gates: Mapping[str, tuple[str, str]], concat: str
     Raises
     ------
     ValueError, TypeError
-        A gate or an attribute is missing, cannot be set, or has the wrong shape or dtype; the object is as it was.
+        A gate or an attribute is missing, cannot be set, or has the wrong shape or dtype; the object is as it
+        was.
 
     Notes
     -----
-    The values are copied into the storage of the LSTM, and the attributes become writable views of it.  From then on
+    The values are copied into the storage of the LSTM, and the attributes become writable views of it.  From
+    then on
 
     * changes in place, ``obj.Wf -= lr * g`` or ``obj.bf[3] = 1``, are changes of the LSTM's parameters, and the reverse;
     * a new array in an attribute, ``obj.Wf = obj.Wf - lr * g``, is copied in when the LSTM is next used (a call, a method,
-      `params`, `flat_params`), and the attribute then is a view again.  What does not fit is refused at that time.
+      `params`, `flat_params`), and the attribute then is a view again.  What does not fit is refused at that
+      time.
 
-    What does not follow: other references to the old arrays, such as a list of parameters made before; make it afterwards.
-    A `clstm.Stream` is a snapshot, as ever.  The arrays of `params` are current when you ask for `params`; ask again after
-    binding a new array.
+    What does not follow: other references to the old arrays, such as a list of parameters made before; make
+    it afterwards. A `clstm.Stream` is a snapshot, as ever.  The arrays of `params` are current when you ask
+    for `params`; ask again after binding a new array.
 
     Examples
     --------
@@ -73,16 +76,22 @@ def accelerate(obj: object, *, gates: Mapping[str, tuple[str, str]], concat: str
         names = _check.pair(f"gates[{gate!r}]", gates[gate], "(name of the weight, name of the bias)")
         parts += [_Part(name, gate, n == 1, _array_of(obj, name)) for n, name in enumerate(names)]
     if len({part.name for part in parts}) < len(parts):
-        raise ValueError(f"gates: expected eight different attributes, got {', '.join(part.name for part in parts)}")
+        raise ValueError(
+            f"gates: expected eight different attributes, got {', '.join(part.name for part in parts)}"
+        )
 
     weight = parts[0]
     _check.shape(weight.name, weight.array, ("H", "D + H"))
     H, columns = weight.array.shape
     if not 1 <= H < columns:
-        raise ValueError(f"{weight.name}: expected shape (H, D + H) with H and D at least 1, got {weight.array.shape}")
+        raise ValueError(
+            f"{weight.name}: expected shape (H, D + H) with H and D at least 1, got {weight.array.shape}"
+        )
     for part in parts:
         if part.array.dtype != weight.array.dtype:
-            raise TypeError(f"{part.name}: expected {weight.array.dtype} like {weight.name}, got {part.array.dtype}")
+            raise TypeError(
+                f"{part.name}: expected {weight.array.dtype} like {weight.name}, got {part.array.dtype}"
+            )
         bias_shape = (H,) if part.array.ndim == 1 else (H, 1)
         _check.shape(part.name, part.array, bias_shape if part.is_bias else (H, columns))
     return Accelerated(obj, parts, columns - H, H, hidden_first, weight.array.dtype)
@@ -103,7 +112,9 @@ def _array_of(obj: object, name: object) -> Array:
         raise TypeError(f"gates: expected names of attributes, got {_check.describe(name)}")
     value = getattr(obj, name, None)
     if not isinstance(value, np.ndarray) or value.dtype not in (np.float32, np.float64):
-        raise TypeError(f"{name}: expected an array of float32 or float64 in this attribute, got {_check.describe(value)}")
+        raise TypeError(
+            f"{name}: expected an array of float32 or float64 in this attribute, got {_check.describe(value)}"
+        )
     return value
 
 
@@ -128,10 +139,14 @@ class Accelerated(LSTM):
     params: Any = _Current()
     _cells: Any = _Current()
 
-    _parts: tuple[tuple[str, str, bool, int], ...] = ()  # (name, gate, is it the bias, number of axes) of each attribute
+    _parts: tuple[
+        tuple[str, str, bool, int], ...
+    ] = ()  # (name, gate, is it the bias, number of axes) of each attribute
     _views_of_parts: tuple[tuple[str, Array], ...] = ()
 
-    def __init__(self, obj: object, parts: list[_Part], D: int, H: int, hidden_first: bool, dtype: np.dtype[Any]) -> None:
+    def __init__(
+        self, obj: object, parts: list[_Part], D: int, H: int, hidden_first: bool, dtype: np.dtype[Any]
+    ) -> None:
         self._hidden_first = hidden_first
         super().__init__(D, H, dtype=dtype, init="torch", rng=0)
         self._obj = obj
@@ -145,7 +160,9 @@ class Accelerated(LSTM):
         except (AttributeError, TypeError) as error:
             for part in parts[: [part.name for part in parts].index(name)]:
                 setattr(obj, part.name, part.array)
-            raise TypeError(f"{name}: expected an attribute that can be set, got one that cannot ({error})") from error
+            raise TypeError(
+                f"{name}: expected an attribute that can be set, got one that cannot ({error})"
+            ) from error
 
     def _lay_out(self, flat_params: Array, flat_grads: Array | None = None) -> None:
         self._views_of_parts = ()
@@ -161,7 +178,9 @@ class Accelerated(LSTM):
         """Take in the arrays that were bound to attributes of the object since the last time: all of them, or none."""
         found = [(name, view, getattr(self._obj, name)) for name, view in self._views_of_parts]
         bound = [
-            (name, view, _check.shaped(name, value, self.dtype, view.shape)) for name, view, value in found if value is not view
+            (name, view, _check.shaped(name, value, self.dtype, view.shape))
+            for name, view, value in found
+            if value is not view
         ]
         for name, view, value in bound:
             view[...] = value

@@ -1,7 +1,7 @@
 """What the twins share: parameters under their own names, initial weights, one time step, the walk over a sequence and back.
 
-A class declares its gates, the order of [h; x], its scale and its read-out; all numbers are computed by the `LSTM` underneath.
-Arrays of the twins are columns ``(n, B)``, those of the core are rows ``(B, n)``.
+A class declares its gates, the order of [h; x], its scale and its read-out; all numbers are computed by the
+`LSTM` underneath. Arrays of the twins are columns ``(n, B)``, those of the core are rows ``(B, n)``.
 """
 
 from __future__ import annotations
@@ -113,7 +113,9 @@ class Record(NamedTuple):
     def z(self) -> Array:
         """Return what the gate weights were multiplied with, (T, D + H, B)."""
         h_prev = np.concatenate([self.h_0, self.y[:-1]])
-        return _as_columns(np.concatenate([h_prev, self.x] if self.hidden_first else [self.x, h_prev], axis=2))
+        return _as_columns(
+            np.concatenate([h_prev, self.x] if self.hidden_first else [self.x, h_prev], axis=2)
+        )
 
 
 def _as_columns(rows: Array) -> Array:
@@ -135,7 +137,9 @@ class Recorded:
             return self
         if twin._runner._tape is None:
             raise AttributeError(f"{self.name}: expected a call of forward before it, got none")
-        value = twin.__dict__[self.name] = self.read(twin._record())  # found before this descriptor from now on
+        value = twin.__dict__[self.name] = self.read(
+            twin._record()
+        )  # found before this descriptor from now on
         return value
 
 
@@ -147,8 +151,8 @@ def recorded_gates(gates: str) -> list[Recorded]:
 class Twin:
     """Base of the twins.  A subclass declares its parameters in the order in which they are drawn.
 
-    The whole sequences run on `_runner`, a second LSTM on the arrays of the core: what a user does with the core leaves the
-    tape alone.
+    The whole sequences run on `_runner`, a second LSTM on the arrays of the core: what a user does with the
+    core leaves the tape alone.
     """
 
     _hidden_first: ClassVar[bool]
@@ -160,7 +164,9 @@ class Twin:
 
     def __init_subclass__(cls) -> None:
         own = vars(cls).items()
-        cls._parameters = cls._parameters | {name: value for name, value in own if isinstance(value, Parameter)}
+        cls._parameters = cls._parameters | {
+            name: value for name, value in own if isinstance(value, Parameter)
+        }
         cls._lazy = (*cls._lazy, *(name for name, value in own if isinstance(value, Recorded)))
 
     def _begin(self, core: LSTM, output_size: int = 0) -> None:
@@ -187,7 +193,11 @@ class Twin:
 
     def __getstate__(self) -> dict[str, Any]:
         """Everything but the tape and what is read from it."""
-        return {name: value for name, value in self.__dict__.items() if name not in ("_runner", "_try_step", *self._lazy)}
+        return {
+            name: value
+            for name, value in self.__dict__.items()
+            if name not in ("_runner", "_try_step", *self._lazy)
+        }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -216,7 +226,7 @@ class Twin:
         """Return a sequence of columns as (T, B, D)."""
         return sequence(name, value, ("T", self._core.input_size, "B"))
 
-    # ------------------------------------------------------------------------------------------------- the passes
+    # -------------------------------------------------------------------------------------------- the passes
 
     def _step(self, x: Any, h_prev: Any, c_prev: Any) -> tuple[Array, Array]:
         """Run one time step over columns (D, B); the state comes back as two columns (H, B).
@@ -234,10 +244,15 @@ class Twin:
         """Check the columns (D, B), (H, B), (H, B) of a time step and return them as rows."""
         core, names = self._core, self._step_names
         x_t = columns(names[0], x, core.input_size)
-        h, c = (columns(name, v, core.hidden_size, len(x_t)) for name, v in zip(names[1:], (h_prev, c_prev), strict=True))
+        h, c = (
+            columns(name, v, core.hidden_size, len(x_t))
+            for name, v in zip(names[1:], (h_prev, c_prev), strict=True)
+        )
         return x_t, h, c
 
-    def _forward(self, rows: Array, state: tuple[Array, Array] | None = None) -> tuple[Array, tuple[Array, Array]]:
+    def _forward(
+        self, rows: Array, state: tuple[Array, Array] | None = None
+    ) -> tuple[Array, tuple[Array, Array]]:
         """Run a sequence (T, B, D) in one kernel call, keep the tape, and forget what was read from the one before."""
         result = self._runner.forward(rows, state)
         for name in self._lazy:
@@ -264,7 +279,10 @@ class Twin:
 
     def _named(self, gradients: Storage) -> dict[str, Array]:
         """Copy gradients out under the names of the parameters."""
-        return {name: np.array(parameter.view(gradients), order="C") for name, parameter in self._parameters.items()}
+        return {
+            name: np.array(parameter.view(gradients), order="C")
+            for name, parameter in self._parameters.items()
+        }
 
     def _descend(self, gradients: Storage, lr: float, limit: float = np.inf) -> None:
         """Take a step of gradient descent in place, with every gradient clipped to [-limit, limit]."""

@@ -41,8 +41,8 @@ class LSTMCell(Twin):
 
     Notes
     -----
-    Weights are drawn as N(0, 1) * 0.01 from ``np.random`` in the order Wf Wi Wc Wo, biases are 0.  Mended: 1-D arguments are
-    refused.  Added: columns side by side as a batch, `backward`.
+    Weights are drawn as N(0, 1) * 0.01 from ``np.random`` in the order Wf Wi Wc Wo, biases are 0.  Mended:
+    1-D arguments are refused.  Added: columns side by side as a batch, `backward`.
 
     Examples
     --------
@@ -115,7 +115,9 @@ class LSTMCell(Twin):
             An argument has the wrong shape or type.
         """
         x_t, h, c = self._step_rows(*cache[:3])
-        dh, dc = (columns(n, v, self.hidden_size, len(x_t)) for n, v in (("dh_next", dh_next), ("dc_next", dc_next)))
+        dh, dc = (
+            columns(n, v, self.hidden_size, len(x_t)) for n, v in (("dh_next", dh_next), ("dc_next", dc_next))
+        )
         self._forward(x_t[None], (h[None], c[None]))
         dx, (dh_0, dc_0) = self._runner.backward(dstate=(dh[None], dc[None]))
         return CellGradients(dx[0].T, dh_0[0].T, dc_0[0].T, self._named(self._gradients()))
@@ -143,8 +145,8 @@ class LSTM(Twin):
 
     Notes
     -----
-    Why is drawn as N(0, 1) * 0.01 from ``np.random`` after the cell, `by` is 0.  Mended: 1-D inputs and an empty list are
-    refused.  Added: `gradients` and `backward`.
+    Why is drawn as N(0, 1) * 0.01 from ``np.random`` after the cell, `by` is 0.  Mended: 1-D inputs and an
+    empty list are refused.  Added: `gradients` and `backward`.
 
     Examples
     --------
@@ -298,8 +300,8 @@ def generate_long_term_dependency_data(
 
     Notes
     -----
-    Everything comes from ``np.random``.  `clstm.datasets.long_term_dependency` draws the same kind of task as arrays, from a
-    generator of its own.
+    Everything comes from ``np.random``.  `clstm.datasets.long_term_dependency` draws the same kind of task as
+    arrays, from a generator of its own.
 
     Examples
     --------

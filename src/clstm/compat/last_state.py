@@ -57,12 +57,14 @@ class LSTM(Twin):
     bf, bi, bg, bo : ndarrays of shape (H, 1)
         All parameters are live: changed in place or assigned, they count at the next call.
     cache : list of tuple
-        ``(f, i, g, o, c, h, c_prev, h_prev, z)`` of each step of the last `forward`, columns; made when first asked for.
+        ``(f, i, g, o, c, h, c_prev, h_prev, z)`` of each step of the last `forward`, columns; made when first
+        asked for.
 
     Notes
     -----
-    Weights are drawn as N(0, 1) * 0.1 from ``np.random`` in the order Wf Wi Wg Wo, biases are 0.  Mended: the original
-    returns from inside its time loop and so reads the first step alone; here all are read.  An empty sequence is refused.
+    Weights are drawn as N(0, 1) * 0.1 from ``np.random`` in the order Wf Wi Wg Wo, biases are 0.  Mended: the
+    original returns from inside its time loop and so reads the first step alone; here all are read.  An empty
+    sequence is refused.
 
     Examples
     --------

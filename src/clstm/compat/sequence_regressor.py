@@ -6,7 +6,19 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from .. import _check
-from ._twin import FLOAT64, Array, Record, Recorded, Storage, Twin, columns, new_core, parameters, recorded_gates, sequence
+from ._twin import (
+    FLOAT64,
+    Array,
+    Record,
+    Recorded,
+    Storage,
+    Twin,
+    columns,
+    new_core,
+    parameters,
+    recorded_gates,
+    sequence,
+)
 
 __all__ = ["LSTM"]
 
@@ -32,15 +44,16 @@ class LSTM(Twin):
         The read-out.  All parameters are live: changed in place or assigned, they count at the next call.
     x, y_hat : the argument and the result of the last `forward`
     h, C, u : ndarrays of shape (T + 1, H, 1)
-        Hidden states, cells and tanh of the cells; index 0 is the initial state.  These and the following belong to the
-        last `forward`; they are made when they are first asked for.
+        Hidden states, cells and tanh of the cells; index 0 is the initial state.  These and the following
+        belong to the last `forward`; they are made when they are first asked for.
     z : ndarray of shape (T, H + D, 1)
         What the gate weights were multiplied with.
     f, i, g, o : ndarrays of shape (T, H, 1)
 
     Notes
     -----
-    Everything is drawn as N(0, 1) * 0.01 from ``np.random`` in the order W_f b_f W_i b_i W_g b_g W_o b_o W_y b_y, so that
+    Everything is drawn as N(0, 1) * 0.01 from ``np.random`` in the order W_f b_f W_i b_i W_g b_g W_o b_o W_y
+    b_y, so that
     ``np.random.seed`` gives the weights of the original.  Mended: an `x` that is too short is refused.
 
     Examples
@@ -138,4 +151,6 @@ class LSTM(Twin):
     def _output(self, name: str, value: ArrayLike) -> Array:
         """Return an output as a row (1, O); where there is one output, one number in any form will do."""
         given = _check.array(name, value, FLOAT64)
-        return columns(name, given.reshape(1, 1) if given.size == self.output_dim == 1 else given, self.output_dim, 1)
+        return columns(
+            name, given.reshape(1, 1) if given.size == self.output_dim == 1 else given, self.output_dim, 1
+        )

@@ -31,9 +31,9 @@ class LSTM(Twin):
 
     Notes
     -----
-    Weights are drawn as N(0, 1) / sqrt(D + H), Wy as N(0, 1) / sqrt(H), from ``np.random`` in the order Wf Wi Wc Wo Wy; biases
-    are 0.  Mended: 1-D arguments are refused, and nothing is printed unless `forward` is asked to.  Added: columns side by
-    side as a batch, whole sequences, training.
+    Weights are drawn as N(0, 1) / sqrt(D + H), Wy as N(0, 1) / sqrt(H), from ``np.random`` in the order Wf Wi
+    Wc Wo Wy; biases are 0.  Mended: 1-D arguments are refused, and nothing is printed unless `forward` is
+    asked to.  Added: columns side by side as a batch, whole sequences, training.
 
     Examples
     --------
@@ -66,7 +66,9 @@ class LSTM(Twin):
         drawn: Array = super()._draw(shape) / np.sqrt(shape[1])
         return drawn
 
-    def forward(self, x: ArrayLike, h_prev: ArrayLike, c_prev: ArrayLike, verbose: bool = False) -> tuple[Array, Array, Array]:
+    def forward(
+        self, x: ArrayLike, h_prev: ArrayLike, c_prev: ArrayLike, verbose: bool = False
+    ) -> tuple[Array, Array, Array]:
         """Run one time step.
 
         Parameters
@@ -127,7 +129,10 @@ class LSTM(Twin):
         rows = self._rows("x", x)
         B = rows.shape[1]
         zeros = np.zeros((self.hidden_size, B))
-        state = [columns(n, zeros if v is None else v, self.hidden_size, B) for n, v in (("h_0", h_0), ("c_0", c_0))]
+        state = [
+            columns(n, zeros if v is None else v, self.hidden_size, B)
+            for n, v in (("h_0", h_0), ("c_0", c_0))
+        ]
         y, (h, c) = self._forward(rows, (state[0][None], state[1][None]))
         return self._read_out(y).swapaxes(1, 2), h[0].T, c[0].T
 

@@ -27,8 +27,8 @@ class LSTM(Twin):
 
     Notes
     -----
-    Weights are drawn as N(0, 1) from ``np.random`` in the order Wf Wi WC Wo, biases are 0.  Mended: 1-D arguments and
-    an empty sequence are refused.  Added: columns side by side as a batch, training.
+    Weights are drawn as N(0, 1) from ``np.random`` in the order Wf Wi WC Wo, biases are 0.  Mended: 1-D
+    arguments and an empty sequence are refused.  Added: columns side by side as a batch, training.
 
     Examples
     --------

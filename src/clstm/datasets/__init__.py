@@ -40,9 +40,9 @@ def load_co2() -> MonthlySeries:
 
     Notes
     -----
-    C. D. Keeling and T. P. Whorf, "Atmospheric CO2 concentrations derived from flask air samples at sites in the SIO
-    network", in Trends: A Compendium of Data on Global Change, Carbon Dioxide Information Analysis Center, 2004.
-    Public domain.
+    C. D. Keeling and T. P. Whorf, "Atmospheric CO2 concentrations derived from flask air samples at sites in
+    the SIO network", in Trends: A Compendium of Data on Global Change, Carbon Dioxide Information Analysis
+    Center, 2004. Public domain.
 
     Examples
     --------
@@ -54,7 +54,9 @@ def load_co2() -> MonthlySeries:
     text = resources.files(__package__).joinpath("co2.csv").read_text(encoding="ascii")
     rows = [line.split(",") for line in text.splitlines()[1:]]
     months, values, weeks = zip(*rows, strict=True)
-    return MonthlySeries(np.array(values, np.float64), np.array(months, "datetime64[M]"), np.array(weeks, np.intp) == 0)
+    return MonthlySeries(
+        np.array(values, np.float64), np.array(months, "datetime64[M]"), np.array(weeks, np.intp) == 0
+    )
 
 
 def long_term_dependency(

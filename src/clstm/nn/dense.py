@@ -26,14 +26,17 @@ class Dense(Parameters):
     bias : bool, default True
     dtype : float64 (default) or float32
     rng : None, int or numpy.random.Generator
-        Source of the initial weights: Glorot-uniform, U(-a, a) with ``a = sqrt(6 / (I + O))``.  The bias starts at 0.
+        Source of the initial weights: Glorot-uniform, U(-a, a) with ``a = sqrt(6 / (I + O))``.  The bias
+        starts at 0.
 
     Attributes
     ----------
     flat_params, flat_grads : ndarrays of shape (n,)
-        All parameters and their gradients, each in one contiguous array; `params` and `grads` are views of them.
+        All parameters and their gradients, each in one contiguous array; `params` and `grads` are views of
+        them.
     params, grads : dict of str to ndarray
-        ``weight (O, I)`` and ``bias (O,)``, PyTorch's names and shapes.  The arrays are live: change them in place.
+        ``weight (O, I)`` and ``bias (O,)``, PyTorch's names and shapes.  The arrays are live: change them in
+        place.
 
     Examples
     --------
@@ -84,7 +87,9 @@ class Dense(Parameters):
 
     def __getstate__(self) -> dict[str, Any]:
         """Everything but the views, which `__setstate__` makes anew, and the tape."""
-        return {name: value for name, value in self.__dict__.items() if name not in ("params", "grads", "_tape")}
+        return {
+            name: value for name, value in self.__dict__.items() if name not in ("params", "grads", "_tape")
+        }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)

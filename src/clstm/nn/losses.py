@@ -50,21 +50,24 @@ def cross_entropy(prediction: ArrayLike, target: ArrayLike) -> tuple[float, NDAr
     Parameters
     ----------
     prediction : array_like of shape (N, O) with at least one element
-        Scores (logits) of O classes for each of N rows.  float32 stays float32; everything else is computed in float64.
+        Scores (logits) of O classes for each of N rows.  float32 stays float32; everything else is computed
+        in float64.
     target : array_like of int of shape (N,)
         The right class of each row, 0 to O - 1.
 
     Returns
     -------
     loss : float
-        Mean of ``-log softmax(prediction)[target]`` over the rows, in nats, summed in float64.  Guessing gives ``log(O)``.
+        Mean of ``-log softmax(prediction)[target]`` over the rows, in nats, summed in float64.  Guessing
+        gives ``log(O)``.
     dprediction : ndarray of the shape and dtype of `prediction`
         Derivative of the loss by the prediction, ``(softmax(prediction) - onehot(target)) / N``.
 
     Raises
     ------
     ValueError, TypeError
-        A shape is wrong, there is nothing to average, a class is out of range, or an argument holds no numbers of its kind.
+        A shape is wrong, there is nothing to average, a class is out of range, or an argument holds no
+        numbers of its kind.
 
     Examples
     --------
@@ -89,7 +92,9 @@ def cross_entropy(prediction: ArrayLike, target: ArrayLike) -> tuple[float, NDAr
 def _prediction(value: ArrayLike) -> NDArray[Any]:
     """Return a prediction as an array with at least one element; float32 stays what it is, all else becomes float64."""
     given = np.asarray(value)
-    prediction = _check.array("prediction", given, np.dtype(np.float32 if given.dtype == np.float32 else np.float64))
+    prediction = _check.array(
+        "prediction", given, np.dtype(np.float32 if given.dtype == np.float32 else np.float64)
+    )
     if prediction.size == 0:
         raise ValueError(f"prediction: expected at least one element, got shape {prediction.shape}")
     return prediction

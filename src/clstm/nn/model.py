@@ -59,7 +59,9 @@ class SequenceModel:
         _check.instance("head", head, Dense)
         features = lstm.num_directions * lstm.hidden_size
         if head.input_size != features:
-            raise ValueError(f"head: expected input_size {features}, the LSTM's output, got {head.input_size}")
+            raise ValueError(
+                f"head: expected input_size {features}, the LSTM's output, got {head.input_size}"
+            )
         if head.dtype != lstm.dtype:
             raise ValueError(f"head: expected dtype {lstm.dtype}, the LSTM's, got {head.dtype}")
         self.lstm = lstm
@@ -187,7 +189,9 @@ class SequenceModel:
         lstm = self.lstm
         axis = 0 if lstm.batch_first else 1
         sequences = _check.array("x", x, lstm.dtype)
-        _check.shape("x", sequences, ("N", "T", lstm.input_size) if lstm.batch_first else ("T", "N", lstm.input_size))
+        _check.shape(
+            "x", sequences, ("N", "T", lstm.input_size) if lstm.batch_first else ("T", "N", lstm.input_size)
+        )
         N, T = sequences.shape[axis], sequences.shape[1 - axis]
         if N == 0:
             raise ValueError(f"x: expected at least one sequence, got shape {sequences.shape}")

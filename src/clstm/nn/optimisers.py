@@ -27,7 +27,9 @@ def _trainable(layers: Iterable[Layer]) -> list[Layer]:
     given = list(layers)
     for layer in given:
         if not (hasattr(layer, "flat_params") and hasattr(layer, "flat_grads")):
-            raise TypeError(f"layers: expected objects with flat_params and flat_grads, got {_check.describe(layer)}")
+            raise TypeError(
+                f"layers: expected objects with flat_params and flat_grads, got {_check.describe(layer)}"
+            )
     if len({id(layer) for layer in given}) != len(given):
         raise ValueError("layers: expected each layer once, got one twice")
     return given
@@ -71,7 +73,11 @@ class Adam:
     """
 
     def __init__(
-        self, layers: Iterable[Layer], lr: float = 1e-3, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8
+        self,
+        layers: Iterable[Layer],
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
     ) -> None:
         self.layers = _trainable(layers)
         self.lr = _check.positive("lr", lr)
@@ -79,7 +85,9 @@ class Adam:
         self.betas = (_check.fraction("betas[0]", beta_1), _check.fraction("betas[1]", beta_2))
         self.eps = _check.positive("eps", eps)
         self.t = 0
-        self._means = [(np.zeros_like(layer.flat_params), np.zeros_like(layer.flat_params)) for layer in self.layers]
+        self._means = [
+            (np.zeros_like(layer.flat_params), np.zeros_like(layer.flat_params)) for layer in self.layers
+        ]
 
     def step(self) -> None:
         """Change the parameters of every layer by its gradients, once."""
@@ -105,7 +113,8 @@ def clip_grad_norm(layers: Iterable[Layer], max_norm: float) -> float:
     Returns
     -------
     float
-        The norm before clipping, over all gradients of all layers.  Where it is not finite nothing is changed.
+        The norm before clipping, over all gradients of all layers.  Where it is not finite nothing is
+        changed.
 
     Raises
     ------
@@ -114,7 +123,8 @@ def clip_grad_norm(layers: Iterable[Layer], max_norm: float) -> float:
 
     Notes
     -----
-    Source: R. Pascanu, T. Mikolov, Y. Bengio, "On the difficulty of training recurrent neural networks", ICML 2013.
+    Source: R. Pascanu, T. Mikolov, Y. Bengio, "On the difficulty of training recurrent neural networks", ICML
+    2013.
 
     Examples
     --------
@@ -126,7 +136,9 @@ def clip_grad_norm(layers: Iterable[Layer], max_norm: float) -> float:
     """
     given = _trainable(layers)
     max_norm = _check.positive("max_norm", max_norm)
-    norm = float(np.sqrt(sum(float(np.sum(np.square(layer.flat_grads, dtype=np.float64))) for layer in given)))
+    norm = float(
+        np.sqrt(sum(float(np.sum(np.square(layer.flat_grads, dtype=np.float64))) for layer in given))
+    )
     if max_norm < norm < np.inf:
         for layer in given:
             layer.flat_grads *= max_norm / norm

@@ -26,11 +26,13 @@ def windows(series: ArrayLike, input_steps: int, horizon: int = 1) -> tuple[Arra
     Returns
     -------
     x : ndarray of shape (n, input_steps, F), read-only
-        ``x[k]`` is ``series[k : k + input_steps]``, with F = 1 for a series of shape (N,): the layout of `batch_first`.
+        ``x[k]`` is ``series[k : k + input_steps]``, with F = 1 for a series of shape (N,): the layout of
+        `batch_first`.
     y : ndarray of shape (n, horizon), or (n, horizon, F) for a series of shape (N, F), read-only
         ``y[k]`` is ``series[k + input_steps : k + input_steps + horizon]``.
 
-    Both are views of one series with ``n = N - input_steps - horizon + 1``: no memory is needed, whatever the lengths.
+    Both are views of one series with ``n = N - input_steps - horizon + 1``: no memory is needed, whatever the
+    lengths.
 
     Raises
     ------
@@ -55,7 +57,9 @@ def windows(series: ArrayLike, input_steps: int, horizon: int = 1) -> tuple[Arra
     if given.ndim != 1:
         _check.shape("series", given, ("N", "F"))
     if len(given) < input_steps + horizon:
-        raise ValueError(f"series: expected at least input_steps + horizon = {input_steps + horizon} steps, got {len(given)}")
+        raise ValueError(
+            f"series: expected at least input_steps + horizon = {input_steps + horizon} steps, got {len(given)}"
+        )
     features = given if given.ndim == 2 else given[:, None]
     both = sliding_window_view(features, input_steps + horizon, axis=0).swapaxes(1, 2)
     x, y = both[:, :input_steps], both[:, input_steps:]
