@@ -1,4 +1,4 @@
-"""Check what `python -m build` made: the sdist holds every source and nothing generated, the wheel is complete and small.
+"""Check what `python -m build` made: an sdist of every source, nothing generated; a wheel complete and small.
 
 Usage: check_distributions.py CHECKOUT SDIST WHEEL
 """
@@ -56,9 +56,8 @@ def main(checkout, sdist, wheel):
     size = Path(wheel).stat().st_size
     if size >= LARGEST_WHEEL:
         wrong.append(f"the wheel is {size} bytes, expected fewer than {LARGEST_WHEEL}")
-    print(
-        f"sdist: {len(in_sdist)} files, {Path(sdist).stat().st_size} bytes; wheel: {len(in_wheel)} files, {size} bytes"
-    )
+    print(f"sdist: {len(in_sdist)} files, {Path(sdist).stat().st_size} bytes")
+    print(f"wheel: {len(in_wheel)} files, {size} bytes")
     return wrong
 
 

@@ -48,9 +48,10 @@ class Training:
 
 
 def train(layer, seq_length, *, updates, lr, noise=0.1, enough=1.0, rng=0):
-    """Train a layer (clstm.LSTM or clstm.RNN) and a dense read-out of its last hidden state, on fresh sequences at each update.
+    """Train a layer (clstm.LSTM or clstm.RNN) and a dense read-out of its last hidden state.
 
-    It ends after the given number of updates, or when `enough` of the test sequences are right.
+    Each update sees fresh sequences.  It ends after the given number of updates, or when `enough` of the test
+    sequences are right.
     """
     rng = np.random.default_rng(rng)
     head = nn.Dense(layer.hidden_size, CLASSES, dtype=layer.dtype, rng=rng)

@@ -28,7 +28,7 @@ def build(forget_bias):
 
 
 def main():
-    """Train both, tell how often they are right, and draw the gates over one sequence that they have not seen."""
+    """Train both, tell how often they are right, and draw the gates over a sequence that is new to them."""
     arguments = options(__doc__)
     updates, enough = (1500, 0.99) if arguments.quick else (5000, 1.0)
     x, classes = long_term_dependency(STEPS, 1, CLASSES, rng=1)
@@ -42,7 +42,10 @@ def main():
             f"Forget bias {forget_bias:g}: {training.accuracy:.1%} right after {training.updates} updates; "
             f"at the start, {before ** (STEPS - 1):.1g} of a cell was left {STEPS - 1} steps later."
         )
-        title = f"Forget bias {forget_bias:g}, trained: {training.accuracy:.0%} right.  A sequence of class {classes[0]}"
+        title = (
+            f"Forget bias {forget_bias:g}, trained: {training.accuracy:.0%} right.  "
+            f"A sequence of class {classes[0]}"
+        )
         save(
             plot.gates(lstm.trace(x), title=title),
             arguments.output / f"gates-forget-bias-{forget_bias:g}.png",
@@ -51,7 +54,8 @@ def main():
     larger = clstm.LSTM(CLASSES, UNITS, forget_bias=0.0, rng=0)
     training = train(larger, STEPS, updates=updates, lr=LEARNING_RATE, enough=enough)
     print(
-        f"Forget bias 0, but weights as clstm draws them: {training.accuracy:.1%} right after {training.updates} updates."
+        f"Forget bias 0, but weights as clstm draws them: {training.accuracy:.1%} right "
+        f"after {training.updates} updates."
     )
 
     holds = accuracies[0.0] < 2 * CHANCE and accuracies[1.0] >= 0.99

@@ -1,4 +1,4 @@
-"""What reaches back: the measured size of a gradient at every step before the loss, for an RNN and several forget biases.
+"""What reaches back: the size of a gradient at every step before the loss, for an RNN and some forget biases.
 
 Untrained layers, as they come; each starts from the same kind of weights.  The loss is the sum of the last
 hidden state, scaled so that the gradient sets out with the norm 1.

@@ -56,20 +56,18 @@ def draw_accuracies(accuracies, lengths):
 
 
 def main():
-    """Train every contestant at every length, tell how often it is right, and draw that and what two of them remember."""
+    """Train all at every length, tell how often each is right, draw that and what two of them remember."""
     arguments = options(__doc__)
     lengths, updates = ((10, 20), 500) if arguments.quick else ((10, 20, 40, 80, 160), 1500)
-    print(
-        f"Carry one of {CLASSES} classes through noise; guessing is right once in {CLASSES}.  At most {updates} updates."
-    )
+    print(f"Carry one of {CLASSES} classes through noise; guessing is right once in {CLASSES}.")
+    print(f"At most {updates} updates.")
     accuracies, layers = {name: [] for name in CONTESTANTS}, {}
     for steps in lengths:
         for name, build in CONTESTANTS.items():
             layers[name, steps], training = train_best(build, steps, updates)
             accuracies[name].append(training.accuracy)
-            print(
-                f"{steps:4} steps, {name:20} {training.accuracy:6.1%} right after {training.updates:4} updates"
-            )
+            result = f"{training.accuracy:6.1%} right after {training.updates:4} updates"
+            print(f"{steps:4} steps, {name:20} {result}")
     for name, values in accuracies.items():
         learnt = [steps for steps, value in zip(lengths, values, strict=True) if value >= ENOUGH]
         print(f"{name:20} learns up to {max(learnt, default=0)} steps ({ENOUGH:.0%} right)")

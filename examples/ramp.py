@@ -68,7 +68,7 @@ def main():
     losses = train(model, epochs)
     mean_loss = f"{np.mean(losses[-100:]):.2g}"
     print(
-        f"{epochs} epochs: mean loss {np.mean(losses[:100]):.2g} over the first 100, {mean_loss} over the last 100."
+        f"{epochs} epochs.  Mean loss of the first 100: {np.mean(losses[:100]):.2g}, the last: {mean_loss}."
     )
 
     x = window(ASKED_FOR)
@@ -76,9 +76,8 @@ def main():
     print(f"After {ASKED_FOR} ... {expected - 1} comes {expected}; the forecast is {continued:.2f}.")
     for kept in (200, 50, 25, 10):
         shortened = np.concatenate([np.zeros_like(x[:-kept]), x[-kept:]])
-        print(
-            f"With zeros in place of all but the last {kept} of {STEPS}: {forecast(model, shortened) - continued:+.1e}."
-        )
+        change = forecast(model, shortened) - continued
+        print(f"With zeros in place of all but the last {kept} of {STEPS}: {change:+.1e}.")
     save(draw(losses, model), arguments.output / "ramp.png")
 
     holds = mean_loss == RECORDED_LOSS[epochs] and (

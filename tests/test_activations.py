@@ -1,4 +1,4 @@
-"""sigmoid and tanh of the kernels: error, range, saturation, NaN, in every lane of a vector and in every tail."""
+"""sigmoid and tanh of the kernels: error, range, saturation, NaN, in each lane of a vector, in each tail."""
 
 import numpy as np
 import pytest

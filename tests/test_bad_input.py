@@ -1,4 +1,4 @@
-"""Bad input: each kind has its message (argument, what was expected, what came), and the object stays as it was."""
+"""Bad input: each kind has its message (argument, expectation, what came), and the object stays as it was."""
 
 import re
 

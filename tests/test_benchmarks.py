@@ -19,7 +19,7 @@ WITHOUT_PEERS = ("--contestants", "clstm", "numpy")
 
 @pytest.fixture(autouse=True)
 def in_this_process_on_small_arrays(monkeypatch):
-    """Give the benchmark the environment it wants, so that it starts no other process, and small limits to measure."""
+    """Give the benchmark the environment it wants, so that it starts no process, and few bytes to measure."""
     for name, value in command.ENVIRONMENT.items():
         monkeypatch.setenv(name, value)
     for size, value in {"GEMM_SIZE": 8, "DRAM_BYTES": 1 << 12, "BYTES_A_SAMPLE": 1 << 12}.items():

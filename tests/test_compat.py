@@ -207,7 +207,7 @@ def test_last_state_activations_and_their_derivatives():
 
 @dataclass(frozen=True)
 class Twin:
-    """A class of `clstm.compat`: how to build it, what its parameters are called, how it runs over X (T, D)."""
+    """A class of `clstm.compat`: how to build it, the names of its parameters, how it runs over X (T, D)."""
 
     build: Any
     concat: str
@@ -246,7 +246,7 @@ class Twin:
         return oracle(params, 1, False, X[:, None], zeros, zeros, [len(X)])[0][:, 0]
 
     def loss(self, values, X):
-        """Return half the square of the distance from TARGET of what is read off, or of the last hidden state."""
+        """Return half the squared distance from TARGET of what is read off, or of the last hidden state."""
         h = self.expected_states(values, X)[-1][:, None]
         y = values[self.readout[0]] @ h + values[self.readout[1]] if self.readout else h
         return 0.5 * ((y - TARGET[: len(y)]) ** 2).sum()
@@ -257,7 +257,7 @@ TARGET = np.random.default_rng(2).standard_normal((H, 1))
 
 
 def by_steps(model, X):
-    """Run one step after another; what a step returns last but one is the hidden state, or first if there is no output."""
+    """Run one step after another; the last but one of what a step returns is the hidden state."""
     h = c = np.zeros((H, 1))
     states = []
     for x in X[:, :, None]:
@@ -283,6 +283,11 @@ def forward_and_attribute(model, X):
 def forward_and_cache(model, X):
     model.forward(X)
     return np.array([step[5][:, 0] for step in model.cache])
+
+
+def forward_and_states(model, X):
+    _, h_states, _, _ = model.forward(list(X[:, :, None]))
+    return np.array(h_states)[:, :, 0]
 
 
 def differentiate_regressor(model, X):
@@ -336,28 +341,33 @@ COLUMNS = X[:, :, None]
 TWINS = {
     "sequence_regressor": Twin(
         lambda: sequence_regressor.LSTM(D, H, T),
-        "hx", gate_names("W_{}", "b_{}"), ("W_y", "b_y"), forward_and_attribute, differentiate_regressor, COLUMNS,
+        "hx", gate_names("W_{}", "b_{}"), ("W_y", "b_y"),
+        forward_and_attribute, differentiate_regressor, COLUMNS,
     ),
     "last_state": Twin(
         lambda: last_state.LSTM(D, H),
-        "hx", gate_names("W{}", "b{}"), (), forward_and_cache, differentiate_last_state, X,
+        "hx", gate_names("W{}", "b{}"), (),
+        forward_and_cache, differentiate_last_state, X,
     ),
     "step_readout": Twin(
         lambda: step_readout.LSTM(D, H, O),
-        "xh", gate_names("W{}", "W{}_bias", g="c"), ("Wy", "Wy_bias"), by_steps, differentiate_readout, COLUMNS,
+        "xh", gate_names("W{}", "W{}_bias", g="c"), ("Wy", "Wy_bias"),
+        by_steps, differentiate_readout, COLUMNS,
     ),
     "step_sequence": Twin(
         lambda: step_sequence.LSTM(D, H),
-        "hx", gate_names("W{}", "b{}", g="C"), (), by_steps, differentiate_sequence, X,
+        "hx", gate_names("W{}", "b{}", g="C"), (),
+        by_steps, differentiate_sequence, X,
     ),
     "gate_inspection": Twin(
         lambda: gate_inspection.LSTM(D, H, O),
         "xh", gate_names("W{}", "b{}", g="c"), ("Why", "by"),
-        lambda model, X: np.array(model.forward(list(X[:, :, None]))[1])[:, :, 0], differentiate_inspected, COLUMNS,
+        forward_and_states, differentiate_inspected, COLUMNS,
     ),
     "gate_inspection cell": Twin(
         lambda: gate_inspection.LSTMCell(D, H),
-        "xh", gate_names("W{}", "b{}", g="c"), (), by_cells, differentiate_cells, COLUMNS,
+        "xh", gate_names("W{}", "b{}", g="c"), (),
+        by_cells, differentiate_cells, COLUMNS,
     ),
 }  # fmt: skip
 

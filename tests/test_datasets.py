@@ -1,4 +1,4 @@
-"""The series that ships: what is promised about it, and that its README says how to make it; the drawn task."""
+"""The series that ships: what is promised about it, its README's recipe to make it; the drawn task."""
 
 import re
 from importlib import resources

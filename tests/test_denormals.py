@@ -1,4 +1,4 @@
-"""Denormal numbers: flushed to zero inside the kernels, untouched everywhere else, whichever way a call ends."""
+"""Denormal numbers: flushed to zero inside the kernels, untouched elsewhere, whichever way a call ends."""
 
 import os
 import threading
@@ -62,8 +62,10 @@ def test_calls_leave_denormals_to_the_caller(build, dtype, sizes, n):
 
 
 def test_import_leaves_denormals_to_the_process():
-    code = "import numpy as np; import clstm; assert np.float32(1e-40) * np.float32(1) != 0; assert 1e-310 * 0.5 != 0"
-    result = run_python(code)
+    result = run_python(
+        "import numpy as np; import clstm; "
+        "assert np.float32(1e-40) * np.float32(1) != 0; assert 1e-310 * 0.5 != 0"
+    )
     assert (result.returncode, result.stderr) == (0, "")
 
 

@@ -19,7 +19,7 @@ NAMESPACE = {"clstm": clstm, "np": np}
 
 
 def _written_in_python():
-    """Names of the modules that are Python text; a kernel build may not even be importable on this processor."""
+    """Names of the modules that are Python text; not every kernel build can be imported on this processor."""
     names = ["clstm", *(module.name for module in pkgutil.walk_packages(clstm.__path__, "clstm."))]
     origins = {name: importlib.util.find_spec(name).origin for name in names if not name.endswith("__main__")}
     return sorted(name for name, origin in origins.items() if origin and origin.endswith(".py"))

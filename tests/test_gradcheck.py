@@ -1,4 +1,4 @@
-"""gradcheck passes backward passes that are right, and says of wrong ones which parameter, entry and time step it is."""
+"""gradcheck passes what is right, and says of what is wrong which parameter, entry and time step it is."""
 
 import re
 from dataclasses import FrozenInstanceError
@@ -21,7 +21,7 @@ def sigmoid(z):
 
 
 class NaiveLSTM:
-    """A from-scratch LSTM on column vectors, z = [h; x], with back-propagation through time from the last hidden state."""
+    """A from-scratch LSTM on columns, z = [h; x], with back-propagation through time from the last state."""
 
     def __init__(self, dtype="float64", fault=None):
         rng = np.random.default_rng(1)

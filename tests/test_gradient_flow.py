@@ -1,4 +1,4 @@
-"""clstm.gradient_flow: the norms are those of the derivatives by their definition, and the layer stays as it was."""
+"""clstm.gradient_flow: the norms are those of the derivatives by definition; the layer stays as it was."""
 
 import numpy as np
 import pytest
@@ -41,7 +41,7 @@ def run_rest(layer, x, h, c):
 
 
 def norms_by_definition(layer, x, dy, state):
-    """Move each unit of h_t, and of c_t, by a complex step, run the rest again, and take the norms of the derivatives.
+    """Move each unit of h_t, and of c_t, by a complex step, run the rest, take the norms of the derivatives.
 
     The loss of each row is a sum of its own, so that one run serves all rows.
     """
@@ -142,7 +142,7 @@ def test_float32_neither_rounds_nor_underflows():
 
 
 def test_a_cell_keeps_what_the_forget_gate_lets_through():
-    """One LSTM unit without weights: half of the gradient enters the cell, then each step leaves sigmoid(bias) of it."""
+    """One unit without weights: half of the gradient enters the cell, a step leaves sigmoid(bias) of it."""
     lstm = clstm.LSTM(1, 1, forget_bias=2.0, rng=0)
     for name in ("weight_ih_l0", "weight_hh_l0"):
         lstm.params[name][...] = 0
@@ -153,7 +153,7 @@ def test_a_cell_keeps_what_the_forget_gate_lets_through():
 
 
 def test_weights_as_small_as_from_scratch_classes_draw_them_lose_nearly_all():
-    """29 steps back, with weights of size 0.01 and no bias: some ten orders of magnitude in an LSTM, some forty in an RNN."""
+    """29 steps, weights of size 0.01, no bias: some ten orders of magnitude in an LSTM, forty in an RNN."""
     rng = np.random.default_rng(42)
     x = 0.1 * rng.standard_normal((30, 10))
     left = {}

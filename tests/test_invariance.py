@@ -1,4 +1,4 @@
-"""The same bits: whatever batch a row is in, in one call, in chunks, step by step or streamed, on any number of threads.
+"""The same bits: in any batch, in one call, in chunks, step by step or streamed, on any number of threads.
 
 The promise holds for each kernel build by itself; between builds, and for the definition, there are the
 tolerances.

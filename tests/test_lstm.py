@@ -1,4 +1,4 @@
-"""class LSTM on both backends: values, gradients, layouts, states, dropout, views, tape, trace, threads, initial weights."""
+"""class LSTM on both backends: values, gradients, layouts, states, dropout, views, tape, trace, threads."""
 
 import copy
 import threading
@@ -121,8 +121,8 @@ def test_reference_class_is_the_class_with_its_backend_fixed():
 
 
 @given(
-    T=st.integers(0, 5), B=st.integers(0, 5), layers=st.integers(1, 3), bidirectional=st.booleans(), data=st.data(),
-    batch_first=st.booleans(), backend=st.sampled_from(BACKENDS),
+    T=st.integers(0, 5), B=st.integers(0, 5), layers=st.integers(1, 3), bidirectional=st.booleans(),
+    batch_first=st.booleans(), backend=st.sampled_from(BACKENDS), data=st.data(),
 )  # fmt: skip
 def test_shapes_and_values_for_any_sizes(T, B, layers, bidirectional, data, batch_first, backend):
     lstm = make((layers, bidirectional, True), batch_first=batch_first, backend=backend)
@@ -411,7 +411,7 @@ def test_nan_stays_in_its_own_row(dtype, backend, batch_first):
 
 
 def pass_through(dropout, backend, rng):
-    """Make two layers of one unit without state of their own; y is 0 exactly where the value between them was dropped."""
+    """Make two layers of one unit without state; y is 0 exactly where the value between them was dropped."""
     lstm = clstm.LSTM(1, 1, 2, dropout=dropout, backend=backend, rng=rng)
     lstm.flat_params[...] = 0
     lstm.params["weight_ih_l0"][...] = 1

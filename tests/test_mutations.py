@@ -1,4 +1,4 @@
-"""The comparisons of this suite can fail: they tell each wrong LSTM below, a wrapped definition, from the right one."""
+"""The comparisons of this suite can fail: they tell each wrong LSTM below from the right one."""
 
 from types import SimpleNamespace
 
@@ -36,7 +36,7 @@ def first_step(v, reverse):
 
 
 def later(v, first, reverse):
-    """Return `v` one step on, and what then stands in the place of its initial value: v_t is found where v_prev belongs."""
+    """Return `v` one step on, and what then stands for its initial value: v_t is where v_prev belongs."""
     return (
         (np.concatenate([first[None], v[:-1]]), v[-1])
         if reverse

@@ -1,4 +1,4 @@
-"""clstm.nn: layer, loss, optimiser and windows against their formulas, the model against central differences."""
+"""clstm.nn: layer, loss, optimiser, windows against their formulas, the model against central differences."""
 
 import copy
 import math

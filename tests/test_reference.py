@@ -1,4 +1,4 @@
-"""The definition: its gradients are the complex-step derivatives of its forward pass; an independent oracle agrees with it."""
+"""The definition: its gradients are complex-step derivatives of its forward pass; a second oracle agrees."""
 
 import inspect
 

@@ -1,4 +1,4 @@
-"""Threads: how many, forks, interpreter exit, callers in many threads at once, signals in the middle of a call.
+"""Threads: how many, forks, interpreter exit, callers in many threads, signals in the middle of a call.
 
 Calls that are to be interrupted would take minutes; their inputs are one step seen many times, which takes no
 memory.
@@ -326,7 +326,7 @@ def interrupt(*_):
 
 
 def assert_interrupted(call):
-    """Interrupt a call that would take minutes; it may take seconds on a machine that does many things at once."""
+    """Interrupt a call that would take minutes; that may take seconds on a machine that is busy."""
     start = time.monotonic()
     with pytest.raises(KeyboardInterrupt), signals(interrupt, 0.1):
         call()

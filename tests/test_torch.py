@@ -1,4 +1,4 @@
-"""float64 equal to PyTorch's, values and every gradient, on random stacked bidirectional cases; skipped where it is missing."""
+"""float64 equal to PyTorch's, values and gradients, on random stacked bidirectional cases; may be skipped."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,7 @@
-"""LSTM for the CPU, in NumPy's world: `clstm.LSTM`, `clstm.RNN` to compare it with, and `clstm.reference`, their definition."""
+"""LSTM for the CPU, in NumPy's world.
+
+`LSTM`, `RNN` to compare it with, and `reference`, the definition of both.
+"""
 
 import importlib
 from typing import Any

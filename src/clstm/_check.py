@@ -113,7 +113,7 @@ def generator(value: Any) -> np.random.Generator:
 
 
 def array(name: str, value: Any, dtype: np.dtype[Any], *, copy: bool = False) -> Array:
-    """Convert to an aligned array of the layer's dtype with contiguous rows; complex, object and text are refused."""
+    """Convert to an aligned array of the layer's dtype with contiguous rows; no complex, object or text."""
     if type(value) is np.ndarray and value.dtype == dtype and value.flags.carray and not copy:
         return value
     given = _as_array(name, value, "numbers")

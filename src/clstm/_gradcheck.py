@@ -1,4 +1,4 @@
-"""Is a backward pass right?  Compare the gradients that its author claims with numerical derivatives of the loss.
+"""Is a backward pass right?  Compare the gradients that it claims with numerical derivatives of the loss.
 
 The complex step, imag(loss(p + 1e-30j)) / 1e-30, subtracts nothing and so is exact to rounding; code that
 does not let complex numbers through gets central differences.  Which of the two is decided by comparing them
@@ -75,7 +75,8 @@ class GradientFailure:
         after = "" if self.steps is None else f" with {_time_steps(self.steps)}"
         when = f", at time {_span(self.time_steps)}" if self.time_steps else ""
         return (
-            f"{place}{after}: expected {self.expected:.6g}, got {self.got:.6g} (relative error {self.relative_error:.2g}).  "
+            f"{place}{after}: expected {self.expected:.6g}, got {self.got:.6g} "
+            f"(relative error {self.relative_error:.2g}).  "
             f"Wrong entries in all: {self.wrong} of {self.checked} checked{when}."
         )
 
@@ -111,9 +112,8 @@ class GradientReport:
     def __str__(self) -> str:
         wrong = {failure.parameter for failure in self.failures}
         if self.ok:
-            lines = [
-                f"All gradients are right: {', '.join(self.parameters)}; {self.entries} entries by {self.method}."
-            ]
+            names = ", ".join(self.parameters)
+            lines = [f"All gradients are right: {names}; {self.entries} entries by {self.method}."]
         else:
             lines = [f"Wrong gradients: {len(wrong)} of {len(self.parameters)}, by {self.method}."]
             lines += [f"  {failure}" for failure in self.failures]
@@ -134,7 +134,7 @@ def gradcheck(
     tolerance: float | None = None,
     rng: int | np.random.Generator | None = 0,
 ) -> GradientReport:
-    """Tell whether the gradients of a recurrent network are those of its loss, and if not, where they go wrong.
+    """Tell whether the gradients of a recurrent network are those of its loss, and if not, where they fail.
 
     Parameters
     ----------
@@ -284,7 +284,7 @@ class _Compared(NamedTuple):
 
 @dataclass
 class _Network:
-    """The author's code as `gradcheck` calls it, on the first n time steps, and the comparison with its derivatives."""
+    """The author's code, called on the first n time steps, and the comparison with its derivatives."""
 
     model: Any
     loss: Callable[..., Any]
@@ -315,7 +315,7 @@ class _Network:
         return _check.real("loss", self.value(n))
 
     def parameter(self, name: str) -> _Parameter:
-        """Find an array by its name: the input, a dict's entry, or an attribute, dots leading to objects inside."""
+        """Find an array by its name: the input, a dict's entry, or an attribute, perhaps of one inside."""
         _check.instance("names", name, str)
         holder = _dict_of(self.model)
         if name == INPUT and self.T is not None and self.lr is None:
@@ -388,7 +388,7 @@ class _Network:
         return 20 * float(np.cbrt(self.eps)) ** 2 * max(abs(value), largest)
 
     def why_no_complex_step(self) -> str:
-        """Compare both derivatives along a random direction of each parameter; return why they differ, or nothing."""
+        """Compare both derivatives along a random direction of each parameter; return why they differ."""
         value = self.real_value(self.T)
         for parameter in self.parameters:
             direction = self.rng.standard_normal(parameter.array.shape)
@@ -409,7 +409,7 @@ class _Network:
     # -------------------------------------------------------------------------------------------- comparison
 
     def compare(self, entries: dict[str, list[Index]], n: int | None) -> list[_Compared]:
-        """Compare claimed gradients with derivatives over the first n time steps, at some entries of some parameters."""
+        """Compare gradients with derivatives over the first n time steps, at some entries of each."""
         claimed, value = self.claimed(n), self.real_value(n)
         chosen = [parameter for parameter in self.parameters if parameter.name in entries]
         pairs = []
@@ -466,7 +466,7 @@ class _Network:
         return [row.indices[k] for k in row.ranked()[:LOOKED_AT]]
 
     def shortest(self, wrong: list[_Compared]) -> tuple[dict[str, tuple[int, _Compared]], str]:
-        """Find the number of time steps with which each gradient first goes wrong, and whether some could not be run."""
+        """Find with how many time steps each gradient first goes wrong, and whether some could not be run."""
         found: dict[str, tuple[int, _Compared]] = {}
         trouble = ""
         for n in range(1, self.T or 0):
@@ -487,7 +487,7 @@ class _Network:
         return found, trouble
 
     def check(self, names: list[str] | None) -> GradientReport:
-        """Find the parameters, call everything once, then compare; on every way out the parameters are as they were."""
+        """Find the parameters, call everything once, then compare; the parameters end up as they were."""
         found = {
             name: self.parameter(name) for name in dict.fromkeys([*_float_arrays(self.model), *(names or ())])
         }
@@ -510,7 +510,8 @@ class _Network:
             after = self.real_value(self.T)
             if not math.isclose(before, after, rel_tol=100 * self.eps):
                 raise ValueError(
-                    f"loss: expected the same number each time, got {before!r}, and {after!r} after a call of gradients; "
+                    f"loss: expected the same number each time, got {before!r}, "
+                    f"and {after!r} after a call of gradients; "
                     "is there dropout, or a state kept between calls, or does gradients train (then give lr)?"
                 )
             return self.report()
@@ -580,7 +581,7 @@ def _span(times: tuple[int, ...]) -> str:
 
 
 def _failure(whole: _Compared, steps: int | None, row: _Compared) -> GradientFailure:
-    """Describe a wrong gradient: its worst entry over the first `steps` time steps, the number of wrong ones over all."""
+    """Describe a wrong gradient: its worst entry over the first `steps` time steps, how many are wrong."""
     worst = row.ranked()[0]
     expected, got = float(row.expected[worst]), float(row.got[worst])
     name = whole.parameter.name
@@ -609,7 +610,10 @@ def _where_to_look(failures: Sequence[GradientFailure]) -> str:
         return "Give the sequence as x to learn with how many time steps it begins to go wrong."
     first = [failure for failure in failures if failure.steps == n]
     if n > 1:
-        return f"With {_time_steps(n - 1)} all is right: look at what a step hands back to the one before it, dh and dc."
+        return (
+            f"With {_time_steps(n - 1)} all is right: "
+            "look at what a step hands back to the one before it, dh and dc."
+        )
     if all(failure.got == 0 for failure in first):
         return (
             "With 1 time step nothing arrives: does the loop over time leave out a step, such as the first?"

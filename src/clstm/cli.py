@@ -40,7 +40,7 @@ DEFAULT_PICTURE, PICTURE_KINDS = "co2-forecast.png", (".png", ".pdf", ".svg")
 
 
 class _Windows(NamedTuple):
-    """Windows over a series, relative to the last month that each knows, so that a rising level is no new territory."""
+    """Windows over a series, relative to the last month that each knows: a rising level is nothing new."""
 
     x: Array  # (n, INPUT_MONTHS, 1)
     y: Array  # (n, HORIZON)
@@ -108,8 +108,10 @@ def _demo(arguments: argparse.Namespace) -> int:
     per_epoch, reference_per_epoch = seconds / arguments.epochs, reference_seconds / epochs
     _say(
         f"Loss: {losses[0]:.6g} in the first epoch, {losses[-1]:.6g} in the last.",
-        f"Largest relative difference between the two losses of an epoch, epochs 1 to {epochs}: {difference:.1e}.",
-        f"Time an epoch: kernels {per_epoch * 1e3:.1f} ms, NumPy definition {reference_per_epoch * 1e3:.1f} ms, "
+        "Largest relative difference between the two losses of an epoch, "
+        f"epochs 1 to {epochs}: {difference:.1e}.",
+        f"Time an epoch: kernels {per_epoch * 1e3:.1f} ms, "
+        f"NumPy definition {reference_per_epoch * 1e3:.1f} ms, "
         f"ratio {reference_per_epoch / per_epoch:.1f}.",
         "",
     )
@@ -125,7 +127,8 @@ def _demo(arguments: argparse.Namespace) -> int:
     }
     notes = {
         "seasonal naive": "the same month of the year before",
-        "seasonal naive with drift": f"that plus {growth:.2f} ppm, the mean growth a year in the training part",
+        "seasonal naive with drift": f"that plus {growth:.2f} ppm, "
+        "the mean growth a year in the training part",
         "linear regression": "least squares on the windows that the LSTM was trained on",
     }
     errors = {name: float(np.sqrt(np.mean((forecast - test.y) ** 2))) for name, forecast in forecasts.items()}
@@ -201,9 +204,10 @@ def _add_demo(commands: Commands) -> None:
     parser = commands.add_parser(
         "demo",
         help="forecast a real series, on the kernels and on their definition",
-        description="Train a small LSTM to forecast the CO2 over Mauna Loa, and compare it with simple forecasts.  "
-        "The same seed gives the same numbers.",
-        epilog="Exit code 1: the LSTM does not beat the seasonal-naive forecast, or kernels and definition disagree.",
+        description="Train a small LSTM to forecast the CO2 over Mauna Loa, "
+        "and compare it with simple forecasts.  The same seed gives the same numbers.",
+        epilog="Exit code 1: the LSTM does not beat the seasonal-naive forecast, "
+        "or kernels and definition disagree.",
     )
     parser.add_argument(
         "--epochs", type=_count(1), default=100, metavar="N", help="training epochs (default: %(default)s)"
@@ -241,8 +245,9 @@ def _add_bench(commands: Commands) -> None:
     parser = commands.add_parser(
         "bench",
         help="verify and time this and other libraries on this processor",
-        description="Verify, then time, LSTMs: this package, its NumPy definition, and torch, onnxruntime, openvino and jax if "
-        "they are installed.  Without options: a few rows of the table, in less than half a minute.",
+        description="Verify, then time, LSTMs: this package, its NumPy definition, and torch, onnxruntime, "
+        "openvino and jax if they are installed.  "
+        "Without options: a few rows of the table, in less than half a minute.",
         epilog="Exit code 1: this package computed something wrong.",
     )
     benchmark.add_options(parser)

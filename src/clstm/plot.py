@@ -200,7 +200,8 @@ def _part(name: str, trace: object, part: str, layer: int, row: int, steps: int 
     values = getattr(trace, part, None)
     if not isinstance(values, np.ndarray) or values.ndim not in (3, 4):
         raise TypeError(
-            f"{name}: expected what the method trace returns, with an array {part}, got {_check.describe(trace)}"
+            f"{name}: expected what the method trace returns, with an array {part}, "
+            f"got {_check.describe(trace)}"
         )
     if values.ndim == 3:  # a sequence without a batch axis
         values = values[:, :, None]

@@ -1,4 +1,4 @@
-"""The one table of cases: which shapes are run, as what, how much arithmetic each is, and what clstm is to reach.
+"""The one table of cases: which shapes are run, as what, how much arithmetic that is, and what is the goal.
 
 Shapes are written B T I H: batch rows, time steps, inputs, hidden units.  Every goal of a ratio is "the
 other's time over clstm's is at least so much".
@@ -83,7 +83,7 @@ class Case:
 
     @property
     def share_goal(self) -> float | None:
-        """Least share of the machine's limit, or None without such a goal; the limit is that of one thread."""
+        """Least share of the limit of the machine, on one thread, or None without such a goal."""
         if self.threads > 1 or self.H == 1 or self.is_compat or self.group in ("step", "shape"):
             return None
         if self.B == 1:
@@ -113,7 +113,7 @@ class Case:
 
     @property
     def flops(self) -> int:
-        """Multiplications and additions of the matrix products; training does three times those of the forward pass."""
+        """Multiplications and additions of the matrix products; training does three times as many."""
         forward = 2 * self.steps * 4 * self.H * (self.I + self.H)
         return 3 * forward if self.kind in ("training", "sequence_regressor") else forward
 

@@ -65,7 +65,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _complete(options: argparse.Namespace) -> str:
-    """Fill in the defaults that depend on other options; returns what is wrong with the options, if anything."""
+    """Fill in the defaults that depend on other options; return what is wrong with them, if anything."""
     short = not (options.full or options.group or options.rows or options.shape)
     if short:
         options.group = ["short"]

@@ -1,4 +1,4 @@
-"""What a contestant is, the problem that all get, and the two of this package: the kernels and the NumPy definition.
+"""What a contestant is, the problem that all get, and the two of this package: kernels and NumPy definition.
 
 All get the same arrays and weights, compute hidden states for all steps and the final state from a given
 initial state, and in training every gradient: of the input, the initial state and all weights.  In a stream
@@ -112,11 +112,11 @@ class Contestant:
         return True
 
     def results(self, output: Any) -> Results:
-        """Name what `call` returned: y (T, B, H), h_n, c_n (1, B, H); in training dx, dh_0, dc_0 and d(weight) as well."""
+        """Name what `call` returned: y (T, B, H), h_n, c_n (1, B, H); in training every gradient too."""
         raise NotImplementedError
 
     def verified(self) -> Results:
-        """Return what is compared with the definition: one call, or the first steps of the stream.  To be called first."""
+        """Return what is to be verified: one call, or the first steps of the stream; call it first."""
         with self.scope():
             if self.problem.case.kind != "stream":
                 return self.results(self.call())
@@ -174,7 +174,7 @@ class Clstm(Contestant):
 
 
 class NumPy(Clstm):
-    """The definition, in plain NumPy; in a stream the few lines that one writes by hand, which are faster for one step."""
+    """The definition, in plain NumPy; in a stream the few lines written by hand that are faster there."""
 
     name = "numpy"
     lstm_class = clstm.reference.LSTM

@@ -1,10 +1,10 @@
-"""The machine's own limits, measured within each row, in turns with the contestants that they are compared with.
+"""The machine's own limits, measured within each row, in turns with the contestants.
 
 * Products: NumPy's product of two square matrices, that is, its BLAS.
-* Reading: dot products of the two halves of a buffer that fits one level of the caches, again and again, so that each byte is
-  loaded once and used once, as the weights of a time step are.  The repetitions run inside one `matmul`, so a
-  call of BLAS for each of them is in the figure, but none from Python; that costs the L1 figure a few per
-  cent.
+* Reading: dot products of the two halves of a buffer that fits one level of the caches, again and again, so
+  that each byte is loaded once and used once, as the weights of a time step are.  The repetitions run inside
+  one `matmul`, so a call of BLAS for each of them is in the figure, but none from Python; that costs the L1
+  figure a few per cent.
 
 Both are what a library reaches on one thread, not what a data sheet says.
 """
@@ -48,7 +48,7 @@ class Need(NamedTuple):
 
 @cache
 def cache_sizes() -> tuple[dict[str, int], bool]:
-    """Return the bytes of each data cache that one core sees, and whether they are known or typical values."""
+    """Return the bytes of each data cache that one core sees, and whether they are known, not assumed."""
     known = {}
     for index in sorted(Path("/sys/devices/system/cpu/cpu0/cache").glob("index*")):
         try:

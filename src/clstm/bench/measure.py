@@ -29,7 +29,9 @@ OWN = Clstm.name  # what the others are compared with
 
 
 def errors(results: Results, expected: Results) -> dict[str, float]:
-    """Return how far results are from what was expected: states in absolute terms, gradients relative to their largest entry.
+    """Return how far results are from what was expected.
+
+    That of states is absolute, that of a gradient relative to its largest entry.
 
     Parameters
     ----------
@@ -148,7 +150,7 @@ def measure(case: Case, chosen: Sequence[type[Contestant]], budget: float, round
 
 
 def _limit(case: Case, works: dict[str, limits.Work], timings: dict[str, Timing]) -> dict[str, Any] | None:
-    """Return the machine's limit: what binds, the measured rates, and the least time as a share of clstm's."""
+    """Return the machine's limit: what binds, the measured rates, the least time as a share of clstm's."""
     if not works:
         return None
     shares = []

@@ -1,4 +1,4 @@
-"""The rows of `clstm.compat`: each twin beside the class it replaces, as people write it, and the best that NumPy allows.
+"""The rows of `clstm.compat`: each twin beside the class it replaces, as people write it, and the best NumPy.
 
 All are float64, one row, column vectors.  A training step is forward, backward and the update of the weights
 in place.
@@ -28,7 +28,7 @@ def _sigmoid(x: Array) -> Array:
 
 
 class PlainRegressor:
-    """What `clstm.compat.sequence_regressor.LSTM` replaces: four products a step, a loop over time, a list of everything."""
+    """What `sequence_regressor` replaces: four products a step, a loop over time, a list of everything."""
 
     W_f: Array
     W_i: Array
@@ -93,7 +93,7 @@ class PlainRegressor:
 
 
 class BestRegressor(PlainRegressor):
-    """The same as fast as NumPy can: all gates and the input of all steps at once, few temporaries, one product for dW."""
+    """The same as fast as NumPy can: all gates and inputs at once, few temporaries, one product for dW."""
 
     def __init__(self, input_dim: int, hidden_dim: int, seq_len: int) -> None:
         super().__init__(input_dim, hidden_dim, seq_len)

@@ -1,4 +1,4 @@
-"""The other libraries, one small class each; a library is imported when its class is constructed, so it may be absent.
+"""The other libraries, one small class each; constructing it imports the library, so that may be absent.
 
 A further peer is a class with `modules`, `supports`, `call` and `results`, and an entry in CONTESTANTS:
 verification, timing and output do not change.
@@ -245,7 +245,7 @@ class _Arrays:
 
 
 def onnx_model(problem: Problem) -> bytes:
-    """Write a model of one LSTM node; ONNX orders the gates i, o, f, g, blocks 0, 3, 1, 2 of ours, and has two biases."""
+    """Write a model of one LSTM node; ONNX orders gates i, o, f, g: blocks 0, 3, 1, 2 of ours; two biases."""
     onnx = importlib.import_module("onnx")
     helper, numpy_helper, case = onnx.helper, importlib.import_module("onnx.numpy_helper"), problem.case
 

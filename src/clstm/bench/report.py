@@ -21,8 +21,10 @@ from .measure import OWN
 
 VERSIONED = ("numpy", "torch", "onnxruntime", "openvino", "jax")
 LEGEND = (
-    "us: median over the rounds, the contestants in turns, beside it clstm's best; peers as a multiple of clstm's.\n"
-    "limit: the least time that the machine's limits allow, as a share of clstm's, and the limit that binds.\n"
+    "us: median over the rounds, the contestants in turns, beside it clstm's best; "
+    "peers as a multiple of clstm's.\n"
+    "limit: the least time that the machine's limits allow, as a share of clstm's, "
+    "and the limit that binds.\n"
     "Each goal stands behind what was reached."
 )
 
@@ -70,8 +72,8 @@ def header(command: str, about: Mapping[str, Any]) -> list[str]:
         f"command: {command}",
         f"processor: {about['processor']}, cores {about['cores']}{usable}{load}; {caches}"
         + ("" if about["caches_known"] else " (assumed)"),
-        f"clstm {config['version']}, build {config['build']}, vectors of {config['vector_bytes']} bytes; one thread for each "
-        "contestant where the row says no other",
+        f"clstm {config['version']}, build {config['build']}, vectors of {config['vector_bytes']} bytes; "
+        "one thread for each contestant where the row says no other",
         f"Python {config['python']}, {versions}; BLAS of NumPy: {blas.get('name')} {blas.get('version')}",
         LEGEND,
     ]
@@ -184,10 +186,10 @@ def summary(rows: Sequence[Mapping[str, Any]]) -> list[str]:
             for name, rate in row["limit"]["rates"].items():
                 key = f"products {row['dtype']}" if name == "product" else f"reading {row['limit']['bound']}"
                 rates.setdefault(key, []).append(rate)
-    measured = [
-        f"{key} {1e-9 * median(rate['median'] for rate in found):.0f} ({1e-9 * max(rate['best'] for rate in found):.0f})"
-        for key, found in sorted(rates.items())
-    ]
+    measured = []
+    for key, found in sorted(rates.items()):
+        middle, best = median(rate["median"] for rate in found), max(rate["best"] for rate in found)
+        measured.append(f"{key} {1e-9 * middle:.0f} ({1e-9 * best:.0f})")
     every = [(row["name"], goal) for row in rows for goal in row["goals"]]
     judged = [(name, goal) for name, goal in every if goal["met"] is not None]
     missed = [(name, goal) for name, goal in judged if not goal["met"]]

@@ -14,7 +14,7 @@ SAMPLE_SECONDS = 2e-3  # short calls are repeated until a sample takes so long
 
 
 class Timed(Protocol):
-    """What can be timed: `call` takes nothing, `scope` gives a context around many calls, outside the time."""
+    """What can be timed: `call` takes nothing, `scope` gives a context around many calls, not timed."""
 
     @property
     def call(self) -> Callable[[], Any]:

@@ -1,4 +1,4 @@
-"""Drop-in twins of well-known from-scratch NumPy LSTMs, on the kernels: change the import and keep the program.
+"""Drop-in twins of well-known from-scratch NumPy LSTMs, on the kernels: change the import, keep the program.
 
 Each submodule has the classes of one original: same constructor, methods, attributes, initial weights and
 caches.

@@ -1,4 +1,4 @@
-"""Twin of classes for looking at gates: a cell with its cache, a sequence with its gate values, a plain RNN cell, a task."""
+"""Twin of classes for looking at gates: a cell and its cache, an LSTM and its gates, an RNN cell, a task."""
 
 from __future__ import annotations
 

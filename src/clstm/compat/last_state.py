@@ -1,4 +1,4 @@
-"""Twin of a class that hands back its last hidden state: gates on [h; x], the loss is the caller's, plain SGD."""
+"""Twin of a class that hands back its last hidden state: gates on [h; x], the caller's loss, plain SGD."""
 
 from __future__ import annotations
 

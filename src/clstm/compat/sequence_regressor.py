@@ -1,4 +1,4 @@
-"""Twin of a class that reads `seq_len` steps and predicts from the last hidden state: gates on [h; x], clipped SGD."""
+"""Twin of a class that predicts from the hidden state after `seq_len` steps: gates on [h; x], clipped SGD."""
 
 from __future__ import annotations
 

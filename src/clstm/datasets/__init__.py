@@ -1,4 +1,7 @@
-"""Data to try things on: a small real series, whose source and licence README.md beside this file states, and a drawn task."""
+"""Data to try things on: a small real series and a drawn task.
+
+README.md beside this file states the source and the licence of the series.
+"""
 
 from __future__ import annotations
 

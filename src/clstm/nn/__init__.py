@@ -1,4 +1,4 @@
-"""What training needs on top of `clstm.LSTM`: a dense layer, losses, optimisers, windows over a series, a model with `fit`.
+"""What training needs beside `clstm.LSTM`: a dense layer, losses, optimisers, windows over a series, `fit`.
 
 A layer is anything with `flat_params` and `flat_grads`, two arrays of one shape; `forward` keeps a tape, a
 call keeps nothing, and `backward` fills the gradients.  Optimisers and clipping work on the flat arrays and

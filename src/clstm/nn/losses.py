@@ -90,7 +90,7 @@ def cross_entropy(prediction: ArrayLike, target: ArrayLike) -> tuple[float, NDAr
 
 
 def _prediction(value: ArrayLike) -> NDArray[Any]:
-    """Return a prediction as an array with at least one element; float32 stays what it is, all else becomes float64."""
+    """Return a prediction as an array of one element or more; float32 stays, all else becomes float64."""
     given = np.asarray(value)
     prediction = _check.array(
         "prediction", given, np.dtype(np.float32 if given.dtype == np.float32 else np.float64)

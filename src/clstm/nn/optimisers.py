@@ -21,7 +21,7 @@ class Layer(Protocol):
 
 
 def _trainable(layers: Iterable[Layer]) -> list[Layer]:
-    """Return the layers as a list; each must offer flat arrays and come once, or it would be updated twice."""
+    """Return the layers as a list; each must offer flat arrays, and come once: it would be updated twice."""
     if not isinstance(layers, Iterable):
         raise TypeError(f"layers: expected a list of layers, got {_check.describe(layers)}")
     given = list(layers)

@@ -58,7 +58,8 @@ def windows(series: ArrayLike, input_steps: int, horizon: int = 1) -> tuple[Arra
         _check.shape("series", given, ("N", "F"))
     if len(given) < input_steps + horizon:
         raise ValueError(
-            f"series: expected at least input_steps + horizon = {input_steps + horizon} steps, got {len(given)}"
+            f"series: expected at least input_steps + horizon = {input_steps + horizon} steps, "
+            f"got {len(given)}"
         )
     features = given if given.ndim == 2 else given[:, None]
     both = sliding_window_view(features, input_steps + horizon, axis=0).swapaxes(1, 2)
