@@ -16,10 +16,8 @@ from clstm.compat.sequence_regressor import LSTM
 STEPS, UNITS, SCALE, LAST_START = 250, 100, 1000, 700
 LEARNING_RATE = 0.05
 ASKED_FOR = 101  # where the window begins whose continuation is asked for in the end
-RECORDED_LOSS = {
-    300: "0.017",
-    5000: "8.9e-07",
-}  # of the original: mean over the last 100, by number of epochs
+# Of the original: mean loss of the last 100 epochs, by number of epochs.
+RECORDED_LOSS = {300: "0.017", 5000: "8.9e-07"}
 RECORDED_FORECAST = "350.75"  # after 5000 epochs
 
 

@@ -188,9 +188,8 @@ def test_refused_calls_leave_the_next_ones_as_if_they_had_not_been(backend):
         with pytest.raises(ValueError, match="expected"):
             call()
     assert_same_bits(lstm.backward(d.dy)[0], twin.backward(d.dy)[0])
-    assert_same_bits(
-        lstm.forward(d.x)[0], twin.forward(d.x)[0]
-    )  # the generator of dropout has not moved either
+    # The generator of dropout has not moved either.
+    assert_same_bits(lstm.forward(d.x)[0], twin.forward(d.x)[0])
 
 
 STEPS = [

@@ -90,9 +90,8 @@ def test_every_kind_of_row_is_verified_and_judged(run, small_table, capsys):  # 
     goals = {row["name"]: {goal["what"]: goal for goal in row["goals"]} for row in report["rows"]}
     assert set(goals["stream 1 1 1 1 float32"]) == {"microseconds"}
     assert set(goals["stream 2 1 3 4 float32"]) == {"best peer", "torch"}
-    assert all(
-        goal["met"] is None for goal in goals["stream 2 1 3 4 float32"].values()
-    )  # NumPy alone is no peer to judge by
+    # NumPy alone is no peer to judge by.
+    assert all(goal["met"] is None for goal in goals["stream 2 1 3 4 float32"].values())
     assert set(goals["training 3 4 3 4 float32 lengths"]) == {"best peer", "full lengths"}
     assert set(goals["forward 1 4 3 4 float32 2 threads"]) == {"one thread"}
     assert set(goals["training 1 4 3 4 float32 last step"]) == {"every step", "limit"}

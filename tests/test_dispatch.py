@@ -27,9 +27,8 @@ def run_python(code, isa, folder):
     environment = {name: value for name, value in os.environ.items() if name != "CLSTM_ISA"}
     if isa is not None:
         environment["CLSTM_ISA"] = isa
-    environment["PYTHONPATH"] = os.path.dirname(
-        os.path.dirname(os.path.abspath(clstm.__file__))
-    )  # the package under test
+    # The package under test.
+    environment["PYTHONPATH"] = os.path.dirname(os.path.dirname(os.path.abspath(clstm.__file__)))
     command = [sys.executable, "-c", code]
     return subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, check=False)
 

@@ -276,9 +276,8 @@ def test_missing_first_step_is_named(loss):
     assert set(failures) == set(ALL) - {"Wf", "bf"}
     assert {failure.steps for failure in failures.values()} == {1}
     assert {failure.got for failure in failures.values()} == {0.0}
-    assert all(
-        failure.index[1] >= H for name, failure in failures.items() if name.startswith("W")
-    )  # the columns of x
+    # The columns of x.
+    assert all(failure.index[1] >= H for name, failure in failures.items() if name.startswith("W"))
     assert failures["x"].index[0] == 0
     assert failures["x"].time_steps == (0,)
     assert report.notes[-1].endswith("does the loop over time leave out a step, such as the first?")
@@ -290,8 +289,8 @@ def test_forgotten_cell_carry_is_named(loss):
     report = check("dc", loss)
     failures = by_name(report)
     assert set(failures) == set(ALL)
-    # Of the step before the last, only input gate and candidate see dc; the forget gate multiplies c_prev = 0
-    # there.
+    # Of the step before the last, only input gate and candidate see dc; the forget gate multiplies a c_prev
+    # of 0 there.
     assert {name for name, failure in failures.items() if failure.steps == 2} == {"Wi", "Wg", "bi", "bg", "x"}
     assert {name for name, failure in failures.items() if failure.steps == 3} == {"Wf", "Wo", "bf", "bo"}
     assert failures["x"].index[0] == 0

@@ -60,9 +60,8 @@ def norms_by_definition(layer, x, dy, state):
         if is_lstm:
             c = c + moved
             h = trace.o[0, t - 1] * np.tanh(c) if t else h + 0j
-            dc[t, :, unit] = (seen * h).sum(axis=1).imag + (dy[t:] * run_rest(layer, x[t:], h, c)).sum(
-                axis=(0, 2)
-            ).imag
+            later = (dy[t:] * run_rest(layer, x[t:], h, c)).sum(axis=(0, 2))
+            dc[t, :, unit] = (seen * h).sum(axis=1).imag + later.imag
     return [np.linalg.norm(part[::-1] / 1e-30, axis=2) for part in (dh, dc)]
 
 

@@ -85,10 +85,8 @@ def assert_rows_same(functions, case, rows, whole):
 def test_row_has_the_same_bits_in_any_batch(build, dtype, T, B, I, H, reverse, data):  # noqa: E741
     lengths = data.draw(st.lists(st.integers(0, T), min_size=B, max_size=B))
     rows = data.draw(st.lists(st.integers(0, B - 1), min_size=1, max_size=2 * B))
-    case, functions = (
-        make_case(T, B, I, H, dtype, reverse=reverse, lengths=lengths),
-        functions_of(build, dtype),
-    )
+    case = make_case(T, B, I, H, dtype, reverse=reverse, lengths=lengths)
+    functions = functions_of(build, dtype)
     assert_rows_same(functions, case, rows, run_forward(functions, case))
 
 

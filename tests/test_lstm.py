@@ -159,10 +159,8 @@ def test_batch_first_is_the_same_with_two_axes_exchanged(dtype, backend):
 
 @pytest.mark.parametrize("batch_first", [False, True], ids=["time-major", "batch-first"])
 def test_one_sequence_without_a_batch_axis(dtype, backend, batch_first):
-    lstm, batched = (
-        make(dtype=dtype, backend=backend, batch_first=batch_first),
-        make(dtype=dtype, backend=backend),
-    )
+    lstm = make(dtype=dtype, backend=backend, batch_first=batch_first)
+    batched = make(dtype=dtype, backend=backend)
     d = draw_inputs(lstm, 6, 1)
     y, state = batched.forward(d.x, d.state, [4])
     dx, dstate = batched.backward(d.dy, d.dstate)
@@ -426,9 +424,8 @@ def test_dropout_zeroes_its_share_and_scales_the_rest(dropout, backend):
     y = lstm.forward(x)[0]
     dropped = y == 0
     assert abs(dropped.mean() - dropout) <= TOLERANCES["sample mean"]["float64"]
-    lstm.params["weight_ih_l1"] /= (
-        1 - dropout
-    )  # what is kept is multiplied with 1 / (1 - dropout): the mean stays
+    # What is kept is multiplied with 1 / (1 - dropout): the mean stays.
+    lstm.params["weight_ih_l1"] /= 1 - dropout
     assert_close(y[~dropped], lstm(x)[0][~dropped], "forward")
 
 
@@ -569,9 +566,8 @@ def test_trace_holds_the_gates_and_states_of_the_equations(shape, dtype, backend
         for b, length in enumerate(d.lengths):
             c = trace.c[n, :length, b]
             start = d.state[1][n, b][None]
-            c_prev[:length, b] = np.concatenate([c[1:], start] if reverse and length else [start, c[:-1]])[
-                :length
-            ]
+            before = np.concatenate([c[1:], start] if reverse and length else [start, c[:-1]])
+            c_prev[:length, b] = before[:length]
             if length:
                 last = 0 if reverse else length - 1
                 assert_same_bits(trace.h[n, last, b], h_n[n, b])

@@ -433,10 +433,8 @@ def draw_task(dtype="float64", *, N=7, T=5, seed=0):
 )
 def test_model_gradients_are_central_differences(num_layers, bidirectional, batch_first, lengths):
     model = build_model(num_layers=num_layers, bidirectional=bidirectional, batch_first=batch_first)
-    x, dprediction = (
-        np.random.default_rng(0).standard_normal((3, 5, 2)),
-        np.random.default_rng(1).standard_normal((3, 2)),
-    )
+    x = np.random.default_rng(0).standard_normal((3, 5, 2))
+    dprediction = np.random.default_rng(1).standard_normal((3, 2))
     x = x if batch_first else np.ascontiguousarray(x.swapaxes(0, 1))
     model.forward(x, lengths)
     dx = model.backward(dprediction)
@@ -533,9 +531,8 @@ def test_fit_repeats_with_the_same_seed_and_either_layout():
 def test_fit_reports_the_mean_over_sequences_whatever_the_last_batch():
     model = build_model(batch_first=True)
     x, y = draw_task()
-    losses = model.fit(
-        x, y, epochs=2, batch_size=4, lr=1e-300, rng=0
-    )  # too small a step to change a parameter
+    # Too small a step to change a parameter.
+    losses = model.fit(x, y, epochs=2, batch_size=4, lr=1e-300, rng=0)
     assert_close(losses, np.full(2, nn.mse_loss(model(x), y)[0]), "forward")
 
 

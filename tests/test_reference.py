@@ -67,9 +67,8 @@ def test_loss_at_one_end_of_time_has_exact_gradients(time, reverse):
 def test_first_step_contributes_to_weight_gradients():
     case = make_case(1, 2, 2, 3)
     expected = complex_step_gradients(case)
-    assert (
-        np.abs(expected["dW_h"]).min() > 0
-    )  # h_0 is not zero, so that leaving the first step out would show
+    # h_0 is not zero, so that leaving the first step out would show.
+    assert np.abs(expected["dW_h"]).min() > 0
     got = run(reference, case)
     for name in ("dW_x", "dW_h", "dbias"):
         assert_close(got[name], expected[name], "complex step", name)

@@ -170,8 +170,7 @@ def gradcheck(
     Returns
     -------
     GradientReport
-        ``report.ok`` says whether all is right, ``report.failures`` what is not, ``str(report)`` both in
-        words.
+        ``report.ok`` says whether all is right, ``report.failures`` what is not, ``str(report)`` both.
 
     Raises
     ------
@@ -460,9 +459,8 @@ class _Network:
         """Return the entries of a wrong gradient to look at with n time steps."""
         if row.parameter.name == INPUT:
             reached = [index for index in row.indices if index[0] < n]
-            return list(
-                dict.fromkeys(reached[: LOOKED_AT // 2] + reached[-LOOKED_AT // 2 :])
-            )  # first and last time steps
+            first, last = reached[: LOOKED_AT // 2], reached[-LOOKED_AT // 2 :]
+            return list(dict.fromkeys(first + last))
         return [row.indices[k] for k in row.ranked()[:LOOKED_AT]]
 
     def shortest(self, wrong: list[_Compared]) -> tuple[dict[str, tuple[int, _Compared]], str]:
@@ -478,10 +476,8 @@ class _Network:
             try:
                 rows = self.compare(open_, n)
             except Exception as error:  # noqa: BLE001 - code that is made for one length is still checked on that
-                trouble = (
-                    trouble
-                    or f"With {_time_steps(n)} the code does not run ({type(error).__name__}: {error})."
-                )
+                reason = f"{type(error).__name__}: {error}"
+                trouble = trouble or f"With {_time_steps(n)} the code does not run ({reason})."
                 continue
             found |= {row.parameter.name: (n, row) for row in rows if row.wrong.any()}
         return found, trouble
@@ -585,11 +581,8 @@ def _failure(whole: _Compared, steps: int | None, row: _Compared) -> GradientFai
     worst = row.ranked()[0]
     expected, got = float(row.expected[worst]), float(row.got[worst])
     name = whole.parameter.name
-    at = (
-        {index[0] for index, is_wrong in zip(whole.indices, whole.wrong, strict=True) if is_wrong}
-        if name == INPUT
-        else ()
-    )
+    wrong = [index for index, is_wrong in zip(whole.indices, whole.wrong, strict=True) if is_wrong]
+    at = {index[0] for index in wrong} if name == INPUT else ()
     return GradientFailure(
         parameter=name,
         index=row.indices[worst],

@@ -96,8 +96,8 @@ def run(options: argparse.Namespace, arguments: Sequence[str]) -> int:
     Returns
     -------
     int
-        Exit code: 1 if clstm computed something wrong, 2 if the options make no sense or choose nothing, else
-        0.
+        Exit code: 1 if clstm computed something wrong, 2 if the options make no sense or choose nothing,
+        else 0.
     """
     wrong = _complete(options)
     if wrong:

@@ -23,9 +23,8 @@ from .cases import Case
 
 GEMM_SIZE = 1024
 DRAM_BYTES = 256 << 20  # what is read to measure the memory behind the caches
-BYTES_A_SAMPLE = (
-    32 << 20
-)  # a small buffer is read until this much is loaded, so that a sample takes about a millisecond
+# A small buffer is read until this much is loaded, so that a sample takes about a millisecond.
+BYTES_A_SAMPLE = 32 << 20
 TYPICAL_CACHES = {"L1": 32 << 10, "L2": 1 << 20, "L3": 16 << 20}
 BANDWIDTH_BOUND_BATCH = 8  # with fewer rows a step takes as long as reading the weights
 
@@ -83,9 +82,8 @@ def reading(size: int) -> Work:
     """Return a call that reads a buffer of `size` bytes many times."""
     floats = size // 8 * 2
     unaligned = np.ones(floats + 16, np.float32)
-    start = (
-        -unaligned.ctypes.data % 64 // 4
-    )  # vectors that straddle two cache lines would halve the L1 figure
+    # Vectors that straddle two cache lines would halve the L1 figure.
+    start = -unaligned.ctypes.data % 64 // 4
     buffer = unaligned[start : start + floats].reshape(2, -1)
     repeats = max(1, BYTES_A_SAMPLE // buffer.nbytes)
     left = np.broadcast_to(buffer[0], (repeats, 1, floats // 2))

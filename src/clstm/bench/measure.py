@@ -108,9 +108,8 @@ def measure(case: Case, chosen: Sequence[type[Contestant]], budget: float, round
         else:
             entries[kind.name] = {"status": "unsupported"}
     others = [name for name in fit if name != OWN]
-    peers = [
-        name for name in others if name != NumPy.name
-    ] or others  # the definition counts where it stands alone
+    # The definition counts where it stands alone.
+    peers = [name for name in others if name != NumPy.name] or others
     own_case = case.own_case()
     if own_case and OWN in fit:
         problem = Problem.of(own_case)

@@ -98,10 +98,8 @@ class BestRegressor(PlainRegressor):
     def __init__(self, input_dim: int, hidden_dim: int, seq_len: int) -> None:
         super().__init__(input_dim, hidden_dim, seq_len)
         H, n = hidden_dim, hidden_dim + input_dim
-        self.W, self.b = (
-            np.empty((4 * H, n)),
-            np.empty((4 * H, 1)),
-        )  # gates f, i, o, g, so that the sigmoids are side by side
+        # Gates f, i, o, g, so that the sigmoids are side by side.
+        self.W, self.b = np.empty((4 * H, n)), np.empty((4 * H, 1))
         for k, gate in enumerate("fiog"):
             for whole, name in ((self.W, "W_" + gate), (self.b, "b_" + gate)):
                 part = whole[k * H : (k + 1) * H]
@@ -137,9 +135,8 @@ class BestRegressor(PlainRegressor):
         dy = y_pred - y_true
         f, i, o, g = (self.a[:, k * H : (k + 1) * H] for k in range(4))
         # What the derivatives of the gates are multiplied with, for all steps at once.
-        by_c = np.concatenate([self.c[:-1] * f * (1 - f), g * i * (1 - i), i * (1 - g**2)], axis=1).reshape(
-            T, 3, H
-        )
+        by_c = np.concatenate([self.c[:-1] * f * (1 - f), g * i * (1 - i), i * (1 - g**2)], axis=1)
+        by_c = by_c.reshape(T, 3, H)
         by_h, carry = self.u * o * (1 - o), o * (1 - self.u**2)
         da = np.empty((T, 4, H))
         W_h = np.ascontiguousarray(self.W[:, :H].T)

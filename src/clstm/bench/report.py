@@ -100,16 +100,8 @@ class Table:
         best_peer = 49 if any(case.torch_goal or case.class_goal for case in group_cases) else 32
         self.widths = [own, 7, *(max(15, len(title)) for title in titles[2:-4]), best_peer, 32, 7, 20]
         self._line("kind B T I H", titles)
-        print(
-            "|".join(
-                [
-                    "",
-                    "-" * (self.name_width + 2),
-                    *("-" * (width + 1) + ":" for width in self._shown(self.widths)),
-                    "",
-                ]
-            )
-        )
+        rules = ("-" * (width + 1) + ":" for width in self._shown(self.widths))
+        print("|".join(["", "-" * (self.name_width + 2), *rules, ""]))
 
     def _shown(self, cells: Sequence[Any]) -> list[Any]:
         """Leave the column of yardsticks out of groups that have none."""
@@ -193,11 +185,9 @@ def summary(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     every = [(row["name"], goal) for row in rows for goal in row["goals"]]
     judged = [(name, goal) for name, goal in every if goal["met"] is not None]
     missed = [(name, goal) for name, goal in judged if not goal["met"]]
-    lines = (
-        [f"limits beside the rows, median (best), GFLOP/s and GB/s: {', '.join(measured)}"]
-        if measured
-        else []
-    )
+    lines = []
+    if measured:
+        lines.append(f"limits beside the rows, median (best), GFLOP/s and GB/s: {', '.join(measured)}")
     if every:
         left = len(every) - len(judged)
         unjudged = f"; {left} could not be judged: nothing to compare with" if left else ""
