@@ -600,7 +600,7 @@ def test_inference_from_several_threads_at_once(dtype, backend):
     lstm = make(dtype=dtype, backend=backend)
     inputs = [draw_inputs(lstm, 20, 1 + n, seed=n) for n in range(8)]
     expected = [lstm(d.x, d.state)[0] for d in inputs]
-    before, gate = snapshot(lstm), threading.Barrier(4)
+    before, gate = snapshot(lstm), threading.Barrier(4, timeout=60)
 
     def work(worker):
         gate.wait()
