@@ -160,6 +160,7 @@ def test_gates_draws_each_part_of_the_layer_and_row():
         (image,) = axes.get_images()
         np.testing.assert_array_equal(image.get_array(), getattr(LSTM_TRACE, part)[1, :, 2].T, err_msg=part)
         assert image.get_extent() == [0.5, 7.5, 4.5, -0.5]
+        assert image.get_interpolation() == "nearest"  # nothing between two units or steps
         assert image.colorbar.ax in bars
         # The bar stands to the right of its own panel, at its height.
         panel, bar = axes.get_position(), image.colorbar.ax.get_position()

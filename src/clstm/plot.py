@@ -223,6 +223,7 @@ def _heat_map(axes: Axes, each: _Map, values: NDArray[Any]) -> None:
     low, high = each.limits or (-reach, reach)
     extent = (0.5, T + 0.5, H - 0.5, -0.5)  # steps count from 1, units from 0 downwards
     image = axes.imshow(values.T, cmap=each.colors, vmin=low, vmax=high, extent=extent, aspect="auto")
+    image.set_interpolation("nearest")  # each step of each unit is one field
     axes.figure.colorbar(
         image, ax=axes, ticks=(low, (low + high) / 2, high), format="%.3g", pad=0.01, aspect=12
     )
