@@ -190,6 +190,9 @@ def test_contestant_that_is_not_installed_is_named(run, monkeypatch, capsys):
         (["--shape", "1", "0", "1", "1"], "--shape: expected four sizes of at least 1"),
         (["--threads", "2"], "--threads: expected --shape with it"),
         (["--full", "--rounds", "0"], "--rounds: expected at least 1, got 0"),
+        (["--budget", "-1"], "--budget: expected a number of seconds, at least 0, got -1"),
+        (["--budget", "nan"], "--budget: expected a number of seconds, at least 0, got nan"),
+        (["--budget", "inf"], "--budget: expected a number of seconds, at least 0, got inf"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(capsys, arguments, message):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import shlex
 import subprocess
@@ -80,6 +81,8 @@ def _complete(options: argparse.Namespace) -> str:
         return "--threads: expected --shape with it; the rows of the table have their own"
     if options.rounds < 1:
         return f"--rounds: expected at least 1, got {options.rounds}"
+    if not 0 <= options.budget < math.inf:
+        return f"--budget: expected a number of seconds, at least 0, got {options.budget:g}"
     return ""
 
 
