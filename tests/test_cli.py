@@ -99,6 +99,13 @@ def test_import_of_the_package_leaves_training_alone():
     assert not absent & set(done.stdout.split())
 
 
+def test_dir_names_the_submodules_that_come_when_asked_for():
+    code = "import clstm, sys; print(*dir(clstm)); assert 'clstm.nn' not in sys.modules"
+    names = run_python(code).stdout.split()
+    assert {"LSTM", "__version__", "compat", "datasets", "nn", "plot"} <= set(names)
+    assert len(names) == len(set(names))
+
+
 def test_submodules_are_attributes_that_come_when_asked_for():
     code = "import clstm; print(clstm.nn.__name__, clstm.plot.__name__, clstm.datasets.__name__)"
     assert run_python(code).stdout.split() == ["clstm.nn", "clstm.plot", "clstm.datasets"]

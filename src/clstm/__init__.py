@@ -39,8 +39,15 @@ __all__ = [
 __version__ = "0.1.0"
 
 
+# Imported when they are first asked for: what training and pictures need.
+_LATER = ("datasets", "nn", "plot")
+
+
 def __getattr__(name: str) -> Any:
-    """Import what training and pictures need when it is first asked for."""
-    if name in ("datasets", "nn", "plot"):
+    if name in _LATER:
         return importlib.import_module(f".{name}", __name__)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LATER})
