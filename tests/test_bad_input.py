@@ -178,7 +178,7 @@ def test_backward_before_forward(backend):
 
 
 def test_refused_calls_leave_the_next_ones_as_if_they_had_not_been(backend):
-    lstm, twin = make(backend=backend), make(backend=backend)
+    lstm, untouched = make(backend=backend), make(backend=backend)
     d = draw_inputs(lstm, T, B)
     for call in (
         lambda: lstm.forward(x[:, :, :2]),
@@ -187,9 +187,9 @@ def test_refused_calls_leave_the_next_ones_as_if_they_had_not_been(backend):
     ):
         with pytest.raises(ValueError, match="expected"):
             call()
-    assert_same_bits(lstm.backward(d.dy)[0], twin.backward(d.dy)[0])
+    assert_same_bits(lstm.backward(d.dy)[0], untouched.backward(d.dy)[0])
     # The generator of dropout has not moved either.
-    assert_same_bits(lstm.forward(d.x)[0], twin.forward(d.x)[0])
+    assert_same_bits(lstm.forward(d.x)[0], untouched.forward(d.x)[0])
 
 
 STEPS = [

@@ -112,10 +112,10 @@ def test_backends_agree_on_everything(shape, dtype):
 
 
 def test_reference_class_is_the_class_with_its_backend_fixed():
-    lstm, twin = clstm.reference.LSTM(I, H, 2, rng=4), clstm.LSTM(I, H, 2, rng=4, backend="numpy")
-    assert_same_bits(lstm.flat_params, twin.flat_params)
+    lstm, same = clstm.reference.LSTM(I, H, 2, rng=4), clstm.LSTM(I, H, 2, rng=4, backend="numpy")
+    assert_same_bits(lstm.flat_params, same.flat_params)
     d = draw_inputs(lstm, 3, 2)
-    assert_same_bits(lstm(d.x)[0], twin(d.x)[0])
+    assert_same_bits(lstm(d.x)[0], same(d.x)[0])
     with pytest.raises(TypeError):
         clstm.reference.LSTM(I, H, backend="auto")
 
@@ -519,20 +519,20 @@ def test_params_and_grads_are_views_that_cover_one_flat_array(shape, dtype):
 
 
 def test_changes_of_params_in_place_are_seen_by_every_call(dtype, backend):
-    lstm, twin = (make((2, False, True), dtype=dtype, backend=backend, seed=seed) for seed in (0, 1))
+    lstm, other = (make((2, False, True), dtype=dtype, backend=backend, seed=seed) for seed in (0, 1))
     d = draw_inputs(lstm, 5, 3)
     lstm(d.x)
-    for name, value in twin.params.items():
+    for name, value in other.params.items():
         lstm.params[name] -= lstm.params[name]
         lstm.params[name] += value
-    assert_same_bits(lstm(d.x)[0], twin(d.x)[0])
-    assert_same_bits(lstm.step(d.x[0])[0], twin.step(d.x[0])[0])
-    assert_same_bits(lstm.trace(d.x).c, twin.trace(d.x).c)
+    assert_same_bits(lstm(d.x)[0], other(d.x)[0])
+    assert_same_bits(lstm.step(d.x[0])[0], other.step(d.x[0])[0])
+    assert_same_bits(lstm.trace(d.x).c, other.trace(d.x).c)
     lstm.forward(d.x)
-    twin.forward(d.x)
-    assert_same_bits(lstm.backward(d.dy)[0], twin.backward(d.dy)[0])
+    other.forward(d.x)
+    assert_same_bits(lstm.backward(d.dy)[0], other.backward(d.dy)[0])
     lstm.params["bias_l0"][...] += 1
-    assert not np.array_equal(lstm(d.x)[0], twin(d.x)[0])
+    assert not np.array_equal(lstm(d.x)[0], other(d.x)[0])
 
 
 def test_gates_lie_in_the_order_input_forget_candidate_output():

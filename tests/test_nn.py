@@ -100,10 +100,10 @@ def test_dense_parameters_are_views_of_one_array():
 )
 def test_dense_copy_has_views_of_its_own(duplicate):
     dense = build_dense(3, 4)
-    twin = duplicate(dense)
-    assert_same_bits(twin.flat_params, dense.flat_params)
-    twin.flat_params[...] = 0
-    assert not twin(np.ones(3)).any()
+    copied = duplicate(dense)
+    assert_same_bits(copied.flat_params, dense.flat_params)
+    copied.flat_params[...] = 0
+    assert not copied(np.ones(3)).any()
     assert dense(np.ones(3)).any()
 
 

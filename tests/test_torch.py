@@ -8,19 +8,19 @@ torch = pytest.importorskip("torch")
 torch.set_num_threads(1)  # several are no help at these sizes, and a great hindrance on a busy machine
 
 
-def twin_of(lstm):
+def torch_lstm(lstm):
     """Make a torch.nn.LSTM with the same weights; its second bias is zero."""
-    twin = torch.nn.LSTM(
+    theirs = torch.nn.LSTM(
         lstm.input_size, lstm.hidden_size, lstm.num_layers, bias=lstm.bias, batch_first=lstm.batch_first,
         bidirectional=lstm.bidirectional, dtype=torch.float64,
     )  # fmt: skip
     with torch.no_grad():
-        for name, value in twin.named_parameters():
+        for name, value in theirs.named_parameters():
             if name.startswith("bias_hh"):
                 value.zero_()
             else:
                 value.copy_(torch.from_numpy(lstm.params[name.replace("bias_ih", "bias")].copy()))
-    return twin
+    return theirs
 
 
 def compare(lstm, T, B, *, ragged, seed):
@@ -34,17 +34,17 @@ def compare(lstm, T, B, *, ragged, seed):
         d.is_real = ~padding
     turn = (lambda v: v.swapaxes(0, 1)) if lstm.batch_first else (lambda v: v)
 
-    twin = twin_of(lstm)
+    theirs = torch_lstm(lstm)
     x, h_0, c_0 = (torch.tensor(v, requires_grad=True) for v in (turn(d.x).copy(), *d.state))
     if ragged:
         lengths = torch.from_numpy(d.lengths)
         sequence = torch.nn.utils.rnn.pack_padded_sequence(
             x, lengths, batch_first=lstm.batch_first, enforce_sorted=False
         )
-        packed, (h_n, c_n) = twin(sequence, (h_0, c_0))
+        packed, (h_n, c_n) = theirs(sequence, (h_0, c_0))
         y, _ = torch.nn.utils.rnn.pad_packed_sequence(packed, batch_first=lstm.batch_first, total_length=T)
     else:
-        y, (h_n, c_n) = twin(x, (h_0, c_0))
+        y, (h_n, c_n) = theirs(x, (h_0, c_0))
     dh_n, dc_n = map(torch.from_numpy, d.dstate)
     ((y * torch.from_numpy(turn(d.dy).copy())).sum() + (h_n * dh_n).sum() + (c_n * dc_n).sum()).backward()
 
@@ -56,7 +56,7 @@ def compare(lstm, T, B, *, ragged, seed):
         "y": (got_y, y), "h_n": (got_h, h_n), "c_n": (got_c, c_n),
         "dx": (dx, x.grad), "dh_0": (dh_0, h_0.grad), "dc_0": (dc_0, c_0.grad),
     }  # fmt: skip
-    for name, value in twin.named_parameters():
+    for name, value in theirs.named_parameters():
         pairs[f"d{name}"] = (
             lstm.grads[name.replace("bias_ih", "bias").replace("bias_hh", "bias")],
             value.grad,
@@ -95,7 +95,7 @@ def test_parameters_are_laid_out_as_torchs():
     lstm = build_lstm(3, 5, 2, bidirectional=True)
     shapes = {
         name: tuple(value.shape)
-        for name, value in twin_of(lstm).named_parameters()
+        for name, value in torch_lstm(lstm).named_parameters()
         if not name.startswith("bias_hh")
     }
     assert {name: value.shape for name, value in lstm.params.items()} == {
