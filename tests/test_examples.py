@@ -17,16 +17,29 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
+PATIENCE = 600  # seconds: for a script that hangs, not for a slow machine
+
+
+@pytest.fixture(scope="module")
+def settings_of_matplotlib(tmp_path_factory):
+    """A folder with the cache of fonts, so that no script says that it makes one."""
+    pytest.importorskip("matplotlib")
+    folder = str(tmp_path_factory.mktemp("matplotlib"))
+    made = run_python("import matplotlib.font_manager", timeout=PATIENCE, MPLCONFIGDIR=folder)
+    assert made.returncode == 0, made.stderr
+    return folder
+
+
 def test_there_are_examples():
     assert {"gates", "gradient_flow", "lstm_against_rnn"} <= {path.stem for path in EXAMPLES}
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
-def test_example_finds_what_it_claims_and_saves_its_picture(path, tmp_path):
+def test_example_finds_what_it_claims_and_saves_its_picture(path, tmp_path, settings_of_matplotlib):
     """Its exit code is 0 only if the claim holds."""
-    pytest.importorskip("matplotlib")
     folder = tmp_path / "pictures"
-    result = run_python(RUN, str(path), "--quick", "--output", str(folder), MPLCONFIGDIR=str(tmp_path))
+    arguments = (str(path), "--quick", "--output", str(folder))
+    result = run_python(RUN, *arguments, timeout=PATIENCE, MPLCONFIGDIR=settings_of_matplotlib)
     assert result.returncode == 0, result.stdout + result.stderr
     assert not result.stderr
     pictures = list(folder.glob("*.png"))
