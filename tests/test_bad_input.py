@@ -1,12 +1,15 @@
 """Bad input: each kind has its message (argument, expectation, what came), and the object stays as it was."""
 
+import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import assert_same_bits, build_lstm, draw_inputs, unchanged
 
 import clstm
+from clstm import _check
 
 I, H, T, B = 3, 5, 4, 2  # noqa: E741
 x, h = np.zeros((T, B, I)), np.zeros((2, B, H))
@@ -274,3 +277,81 @@ def test_messages_do_not_print_whole_arguments():
     with pytest.raises(TypeError) as caught:
         clstm.LSTM(I, list(range(10_000)))
     assert len(str(caught.value)) < 120
+
+
+BEYOND_FLOATS = 10**400
+
+
+@pytest.mark.parametrize("name", ["dropout", "forget_bias"])
+@pytest.mark.parametrize("value", [BEYOND_FLOATS, -BEYOND_FLOATS], ids=["positive", "negative"])
+def test_integer_beyond_every_float_is_refused(name, value):
+    message = f"{name}: expected a finite number, got {str(value)[:57]}..."
+    with pytest.raises(ValueError, match=exactly(message)):
+        clstm.LSTM(I, H, **{name: value})
+
+
+@pytest.mark.parametrize("name", ["dropout", "forget_bias"])
+def test_integer_beyond_every_float_is_refused_in_a_file(name, tmp_path):
+    text = (Path(__file__).parent / "golden" / "lstm-0.1.0-stacked.safetensors").read_bytes()
+    length = int.from_bytes(text[:8], "little")
+    header = json.loads(text[8 : 8 + length])
+    arguments = json.loads(header["__metadata__"]["clstm"]) | {name: BEYOND_FLOATS}
+    header["__metadata__"]["clstm"] = json.dumps(arguments)
+    changed = json.dumps(header).encode()
+    path = tmp_path / "a"
+    path.write_bytes(len(changed).to_bytes(8, "little") + changed + text[8 + length :])
+    with pytest.raises(clstm.FileFormatError, match=f"{name}: expected a finite number, got 1000"):
+        clstm.LSTM.load(path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"dropout": 10**5000}, "dropout: expected a finite number, got int too large to show"),
+        ({"hidden_size": -(10**5000)}, "hidden_size: expected at least 1, got int too large to show"),
+        ({"hidden_size": -(10**100)}, f"hidden_size: expected at least 1, got -1{'0' * 55}..."),
+    ],
+    ids=["dropout", "beyond-printing", "long"],
+)
+def test_messages_do_not_print_whole_integers(arguments, message):
+    with pytest.raises(ValueError, match=exactly(message)):
+        clstm.LSTM(**{"input_size": I, "hidden_size": H} | arguments)
+
+
+def test_messages_list_the_first_of_many_names_and_shorten_each():
+    many = {f"weight_{k}" + "x" * 1000: None for k in range(100_000)} | {3: None}
+    lstm = build_lstm(I, H)
+    with unchanged(lstm), pytest.raises(ValueError, match=r"^state_dict: ") as caught:
+        lstm.load_state_dict(many)
+    message = str(caught.value)
+    assert message.startswith(
+        "state_dict: expected exactly weight_ih_l0, weight_hh_l0, bias_l0; missing: weight_ih_l0, "
+        "weight_hh_l0, bias_l0; unexpected: weight_0xxxx"
+    )
+    assert message.endswith("... and 99981 more")
+    assert len(message) < 2000
+
+
+def test_names_that_cannot_be_printed_are_shown_by_their_escapes():
+    lstm = build_lstm(I, H)
+    message = r"unexpected: 'line\nbreak', '\ud800', 3"
+    with pytest.raises(ValueError, match=re.escape(message) + "$"):
+        lstm.load_state_dict(dict(lstm.params) | {"line\nbreak": 0, "\ud800": 0, 3: 0})
+
+
+def test_names_are_looked_up_and_not_compared_one_by_one():
+    comparisons = []
+
+    class Name(str):
+        __slots__ = ()
+        __hash__ = str.__hash__
+
+        def __eq__(self, other):
+            comparisons.append(other)
+            return str.__eq__(self, other)
+
+    n = 500
+    given = {Name(f"weight_{k}"): None for k in range(n)}
+    with pytest.raises(ValueError, match=r"; missing: none; unexpected: more$"):
+        _check.entries("arguments", given | {"more": None}, [f"weight_{k}" for k in range(n)], True)
+    assert len(comparisons) <= 10 * n

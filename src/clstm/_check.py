@@ -5,14 +5,20 @@ Nothing is changed before all checks have passed, so callers check first and the
 
 from __future__ import annotations
 
+import itertools
 import operator
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[Any]
+
+# How many names a message lists, and how many characters of a name or a value it shows: messages stay short,
+# whatever a file holds.
+_MOST_NAMES = 20
+_LONGEST_TEXT = 60
 
 
 class FileFormatError(ValueError):
@@ -26,8 +32,25 @@ def describe(value: object) -> str:
     """Name a value in a message without printing a whole array."""
     if isinstance(value, np.ndarray):
         return f"array of shape {value.shape} and dtype {value.dtype}"
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+    try:
+        return shorten(repr(value))
+    except (ValueError, RecursionError):  # Python shows no integer of 4301 digits, and no list in 1000 lists
+        return f"{type(value).__name__} too large to show"
+
+
+def shorten(text: str) -> str:
+    """Cut a text to the length that a message has room for."""
+    return text if len(text) <= _LONGEST_TEXT else f"{text[: _LONGEST_TEXT - 3]}..."
+
+
+def _listed(names: Collection[object]) -> str:
+    """List names in a message, the first of them if there are many."""
+    shown = [
+        shorten(name) if isinstance(name, str) and name.isprintable() else describe(name)
+        for name in itertools.islice(names, _MOST_NAMES)
+    ]
+    more = len(names) - len(shown)
+    return ", ".join(shown) + (f" and {more} more" if more else "")
 
 
 def integer(name: str, value: object, low: int) -> int:
@@ -39,7 +62,7 @@ def integer(name: str, value: object, low: int) -> int:
     except TypeError:
         raise TypeError(f"{name}: expected an integer, got {describe(value)}") from None
     if number < low:
-        raise ValueError(f"{name}: expected at least {low}, got {number}")
+        raise ValueError(f"{name}: expected at least {low}, got {describe(number)}")
     return number
 
 
@@ -66,6 +89,8 @@ def real(name: str, value: Any) -> float:
         number = float(value)
     except (TypeError, ValueError):
         raise TypeError(f"{name}: expected a number, got {describe(value)}") from None
+    except OverflowError:  # an integer beyond every float
+        raise ValueError(f"{name}: expected a finite number, got {describe(value)}") from None
     if not np.isfinite(number):
         raise ValueError(f"{name}: expected a finite number, got {describe(value)}")
     return number
@@ -186,11 +211,11 @@ def entries(name: str, given: Mapping[str, Any], expected: Iterable[str], strict
     """Compare the keys of a state_dict with the parameters' names."""
     if not isinstance(given, Mapping):
         raise TypeError(f"{name}: expected a mapping from names to arrays, got {describe(given)}")
-    wanted = list(expected)
+    wanted = dict.fromkeys(expected)
     missing = [key for key in wanted if key not in given]
-    extra = [str(key) for key in given if key not in wanted]
+    extra = [key for key in given if key not in wanted]
     if strict and (missing or extra):
         raise ValueError(
-            f"{name}: expected exactly {', '.join(wanted)}; missing: {', '.join(missing) or 'none'}; "
-            f"unexpected: {', '.join(extra) or 'none'}"
+            f"{name}: expected exactly {_listed(wanted)}; missing: {_listed(missing) or 'none'}; "
+            f"unexpected: {_listed(extra) or 'none'}"
         )
