@@ -4,8 +4,9 @@
  * extensions); for another compiler a vector is a single number, and all code that uses it becomes plain loops.
  * The second half of this file is its body, included once for each type.
  *
- * All sums run over k in order, one fused multiply-add (or multiply and add) at a time, whatever the shape of the tile: an
- * element's bits do not depend on which rows and columns are computed beside it.
+ * All sums run over k in order, one `madd` at a time, whatever the shape of the tile: an element's bits do not
+ * depend on which rows and columns are computed beside it.  What is fused is written down and never left to the
+ * compiler, which would choose differently in one place than in another.
  */
 #ifndef CLSTM_SIMD_H
 #define CLSTM_SIMD_H
@@ -32,6 +33,13 @@
 
 #if defined(__SSE2__)
 #include <immintrin.h>
+#endif
+
+/* Whether `madd` rounds once: where the target has an instruction for it. */
+#if defined(__FMA__) || defined(__ARM_FEATURE_FMA) || (defined(__FP_FAST_FMA) && defined(__FP_FAST_FMAF))
+#define CLSTM_FUSED 1
+#else
+#define CLSTM_FUSED 0
 #endif
 
 /* Denormal numbers cost a hundred times what others do, and a long backward pass is full of them.  Each thread that computes
@@ -108,6 +116,7 @@ CLSTM_INLINE ptrdiff_t clstm_tile_rows(ptrdiff_t width)
 #define TANH(name) CLSTM_TANH_F32_##name
 #define INTEGER int
 #define ABS_SCALAR fabsf
+#define FMA_SCALAR fmaf
 #if defined(__AVX512F__)
 #define X86(op) _mm512_##op##_ps
 #elif defined(__AVX__)
@@ -121,6 +130,7 @@ CLSTM_INLINE ptrdiff_t clstm_tile_rows(ptrdiff_t width)
 #undef TANH
 #undef INTEGER
 #undef ABS_SCALAR
+#undef FMA_SCALAR
 #undef X86
 
 #define REAL double
@@ -128,6 +138,7 @@ CLSTM_INLINE ptrdiff_t clstm_tile_rows(ptrdiff_t width)
 #define TANH(name) CLSTM_TANH_F64_##name
 #define INTEGER long long
 #define ABS_SCALAR fabs
+#define FMA_SCALAR fma
 #if defined(__AVX512F__)
 #define X86(op) _mm512_##op##_pd
 #elif defined(__AVX__)
@@ -189,11 +200,24 @@ CLSTM_INLINE TYPE(vec) TYPE(clamp)(TYPE(vec) x, REAL limit)
 #endif
 }
 
-/* a * b + c, where it must not be left to the compiler which of two products is fused with the addition. */
+/* a * b + c, fused or not as the target is; the second is the same for a single number. */
 CLSTM_INLINE TYPE(vec) TYPE(madd)(TYPE(vec) a, TYPE(vec) b, TYPE(vec) c)
 {
-#if defined(X86) && defined(__FMA__)
+#if CLSTM_FUSED && defined(X86)
     return (TYPE(vec))X86(fmadd)(a, b, c);
+#elif CLSTM_FUSED && CLSTM_VECTOR_BYTES
+    CLSTM_UNROLL for (int lane = 0; lane < TYPE(LANES); lane++)
+        c[lane] = FMA_SCALAR(a[lane], b[lane], c[lane]);
+    return c;
+#else
+    return a * b + c;
+#endif
+}
+
+CLSTM_INLINE REAL TYPE(madd_scalar)(REAL a, REAL b, REAL c)
+{
+#if CLSTM_FUSED
+    return FMA_SCALAR(a, b, c);
 #else
     return a * b + c;
 #endif
@@ -226,11 +250,12 @@ CLSTM_INLINE TYPE(vec) TYPE(sigmoid)(TYPE(vec) x)
     return TYPE(madd)(half, TYPE(tanh_twice)(TYPE(broadcast)((REAL)0.25) * x), half);
 }
 
-/* sums[r, v] = start[r, v] + sum over k of a[r, k] * panel[k, v], for `rows` rows and `width` vectors; both are constants once inlined, so
- * that the sums live in registers.  A width of 8 is two panels of 4 side by side.
+/* sums[r, v] = start[r, v] + sum over k of a[r, k] * panel[k, v], for `rows` rows and `width` vectors; both are
+ * constants once inlined, so that the sums live in registers.  A width of 8 is two panels of 4 side by side.
  *   a      IN   (rows, depth), element (r, k) at a[r * a_row + k * a_step]
  *   panel  IN   (depth, width) vectors, contiguous; a second panel `next` elements further
- *   sums   IN/OUT (rows, width) vectors, rows sums_row elements apart */
+ *   start  IN   (rows, width) vectors, rows start_row elements apart, a second panel start_next; may be sums
+ *   sums   OUT  (rows, width) vectors, rows sums_row elements apart, a second panel sums_next */
 CLSTM_INLINE void TYPE(tile_of)(const int rows, const int width, const REAL *a, ptrdiff_t a_row, ptrdiff_t a_step,
                                 const REAL *panel, ptrdiff_t next, ptrdiff_t depth, const REAL *start, ptrdiff_t start_row,
                                 ptrdiff_t start_next, REAL *sums, ptrdiff_t sums_row, ptrdiff_t sums_next)
@@ -245,7 +270,7 @@ CLSTM_INLINE void TYPE(tile_of)(const int rows, const int width, const REAL *a, 
         CLSTM_UNROLL for (int r = 0; r < rows; r++) {
             TYPE(vec) x = TYPE(broadcast)(a[r * a_row]);
             CLSTM_UNROLL for (int v = 0; v < width; v++)
-                sum[r][v] += x * *(const TYPE(vec) *)(panel + (v / 4) * next + (v % 4) * V);
+                sum[r][v] = TYPE(madd)(x, *(const TYPE(vec) *)(panel + (v / 4) * next + (v % 4) * V), sum[r][v]);
         }
         a += a_step;
         panel += panel_width * V;
@@ -280,15 +305,15 @@ static void TYPE(accumulate)(const REAL *restrict a, const REAL *restrict rows, 
     for (; k + 4 <= depth; k += 4, rows += 4 * n) {
         const REAL a0 = a[k], a1 = a[k + 1], a2 = a[k + 2], a3 = a[k + 3];
         for (ptrdiff_t j = 0; j < n; j++) {
-            REAL sum = z[j] + a0 * rows[j];
-            sum += a1 * rows[n + j];
-            sum += a2 * rows[2 * n + j];
-            z[j] = sum + a3 * rows[3 * n + j];
+            REAL sum = TYPE(madd_scalar)(a0, rows[j], z[j]);
+            sum = TYPE(madd_scalar)(a1, rows[n + j], sum);
+            sum = TYPE(madd_scalar)(a2, rows[2 * n + j], sum);
+            z[j] = TYPE(madd_scalar)(a3, rows[3 * n + j], sum);
         }
     }
     for (; k < depth; k++, rows += n)
         for (ptrdiff_t j = 0; j < n; j++)
-            z[j] += a[k] * rows[j];
+            z[j] = TYPE(madd_scalar)(a[k], rows[j], z[j]);
 }
 
 #endif
