@@ -18,7 +18,7 @@ UNIX_FLAGS = [
     "-std=c11",
     "-fno-math-errno",
     "-fno-trapping-math",
-    "-ffp-contract=fast",
+    "-ffp-contract=off",
     "-fvisibility=hidden",
 ]
 UNIX_FLAGS += ["-O1", "-g", "-DCLSTM_DEBUG=1"] if DEBUG else ["-O3", "-g0"]

@@ -163,10 +163,10 @@ cdef inline void cell_backward(vec i, vec f, vec g, vec o, vec c, vec c_prev, ve
     cdef vec one = constant(1.0, i)
     cdef vec tanh_c = vec_tanh(c)
     cdef vec do = dh * tanh_c
-    cdef vec dc = madd(dh * o, one - tanh_c * tanh_c, dc_carry[0])
+    cdef vec dc = madd(dh * o, madd(-tanh_c, tanh_c, one), dc_carry[0])
     dz[0] = (dc * g) * (i * (one - i))
     dz[1] = (dc * c_prev) * (f * (one - f))
-    dz[2] = (dc * i) * (one - g * g)
+    dz[2] = (dc * i) * madd(-g, g, one)
     dz[3] = do * (o * (one - o))
     dc_carry[0] = dc * f
 

@@ -13,7 +13,7 @@ cdef inline void tanh_units(floating *z) noexcept nogil:
 
 cdef inline void tanh_backward(vec h, vec dh, vec *dz) noexcept nogil:
     """Step 6': dz (IN dy, OUT)."""
-    dz[0] = (dz[0] + dh) * (constant(1.0, h) - h * h)
+    dz[0] = (dz[0] + dh) * madd(-h, h, constant(1.0, h))
 
 
 cdef inline void tanh_backward_units(const floating *h, const floating *dh, floating *dz) noexcept nogil:
