@@ -3,16 +3,29 @@
 cdef extern from *:
     """
     #if (defined(__GNUC__) || defined(__clang__)) && (defined(__x86_64__) || defined(__i386__))
-    #define CLSTM_HAS(feature) (__builtin_cpu_supports(feature) != 0)
-    #else
-    #define CLSTM_HAS(feature) 0
-    #endif
-    /* One bit for each entry of FEATURES; the built-in also asks the system whether it saves the registers. */
-    static int clstm_cpu_features(void) {
-        return CLSTM_HAS("avx2") | CLSTM_HAS("fma") << 1 | CLSTM_HAS("bmi") << 2 | CLSTM_HAS("bmi2") << 3
-             | CLSTM_HAS("avx512f") << 4 | CLSTM_HAS("avx512bw") << 5 | CLSTM_HAS("avx512cd") << 6
-             | CLSTM_HAS("avx512dq") << 7 | CLSTM_HAS("avx512vl") << 8;
+    #include <cpuid.h>
+    /* One bit for each entry of FEATURES: what the processor has, as far as the system saves the registers it needs.
+     * __builtin_cpu_supports would do, but answers 0 to everything where the compiler comes without its run-time part. */
+    static int clstm_cpu_features(void)
+    {
+        unsigned a, b, c, d, state, high;
+        int ymm, zmm;
+        if (!__get_cpuid(1, &a, &b, &c, &d) || !(c >> 27 & 1)) /* OSXSAVE: xgetbv may be asked */
+            return 0;
+        __asm__ volatile("xgetbv" : "=a"(state), "=d"(high) : "c"(0));
+        ymm = (state & 0x06) == 0x06 && c >> 28 & 1; /* xmm, ymm; AVX itself */
+        zmm = ymm && (state & 0xe0) == 0xe0;         /* mask registers, both halves of zmm */
+        const int fma = ymm && c >> 12 & 1;
+        if (!__get_cpuid_count(7, 0, &a, &b, &c, &d))
+            return 0;
+    #define HAS(bit, place) ((int)(b >> (bit) & 1) << (place))
+        return (ymm ? HAS(5, 0) : 0) | fma << 1 | HAS(3, 2) | HAS(8, 3)
+             | (zmm ? HAS(16, 4) | HAS(30, 5) | HAS(28, 6) | HAS(17, 7) | HAS(31, 8) : 0);
+    #undef HAS
     }
+    #else
+    static int clstm_cpu_features(void) { return 0; }
+    #endif
     """
     int clstm_cpu_features()
 
