@@ -16,6 +16,8 @@
 
 from libc.string cimport memcpy, memset
 
+from threading import get_ident, main_thread
+
 cdef extern from "simd.h" nogil:
     # Vectors are declared as numbers, so that formulas can be written; C then works on all lanes at once.
     ctypedef float vec_f32 "clstm_vec_f32"
@@ -58,7 +60,9 @@ cdef extern from "team.h" nogil:
     ctypedef struct Team "clstm_team":
         int size
         int cancelled
+        int signals
         double polled, unpolled
+    void begin "clstm_begin"(Team *team, bint signals)
     bint barrier "clstm_barrier"(Team *team, int thread)
     bint stopped "clstm_stopped"(Team *team)
     void run_team "clstm_run"(int wanted, work_function work, void *job, size_t size, Team *team)
@@ -310,13 +314,23 @@ cdef Share share_of(bint by_units, int thread, int size, Py_ssize_t P) noexcept 
     return share
 
 
+cdef bint polls(double work) except -1:
+    """Whether a call of so much work looks for signals: if it is long, and in the thread that runs the handlers.
+
+    That is Python's main thread; after a fork, the one that forked.  No other may take the GIL in the middle of a call: a
+    daemon thread may be in one when the interpreter ends, and then has no thread state to take it with.  Only the end
+    of `with nogil` is prepared for that.
+    """
+    return work >= POLL_WORK and get_ident() == main_thread().ident
+
+
 cdef inline void poll(Team *team, int thread, double work, fp_state caller) noexcept nogil:
-    """Look for signals now and then, in the thread that Python knows; an exception cancels the call.
+    """Look for signals now and then, in the thread that runs handlers; an exception cancels the call.
 
     A look at the clock costs as much as a small step, so it waits for enough `work`, in multiplications.
     Handlers are Python code and run in the caller's floating-point environment.  None runs while an exception is on its way.
     """
-    if thread != 0 or team.cancelled:
+    if thread != 0 or not team.signals or team.cancelled:
         return
     team.unpolled += work
     if team.unpolled < POLL_WORK:
@@ -428,7 +442,7 @@ cdef int run_forward(
     cdef Workspace workspace
     workspace.count = 0
     workspace.failed = False
-    job.team.cancelled = False
+    begin(&job.team, polls(4.0 * T * B * H * (I + H)))
     with nogil:
         job.schedule = plan(lengths, B, reverse, I, H, &workspace)
         job.I, job.H = I, H
@@ -668,7 +682,7 @@ def backward(
     cdef Backward job
     workspace.count = 0
     workspace.failed = False
-    job.team.cancelled = False
+    begin(&job.team, polls(4.0 * T * B * H * (I + H)))
     with nogil:
         job.schedule = plan(&lengths[0] if B > 0 else NULL, B, reverse, I, H, &workspace)
         job.I, job.H = I, H

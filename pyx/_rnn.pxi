@@ -42,13 +42,6 @@ cdef void pack_matrix(const floating *W, Py_ssize_t depth, Py_ssize_t columns, P
         first += 4 * V
 
 
-cdef void start_alone(Team *team) noexcept nogil:
-    """Prepare the team of a call that only the calling thread computes, for `poll` and `stopped`."""
-    memset(team, 0, sizeof(team[0]))
-    team.size = 1
-    team.polled = now()
-
-
 def rnn_forward(
     const floating[:, :, :] x not None,             # IN   (T, B, I)
     const floating[:, ::1] W_x not None,            # IN   (I, H)
@@ -81,8 +74,8 @@ def rnn_forward(
     cdef floating *z
     workspace.count = 0
     workspace.failed = False
+    begin(&team, polls(<double> T * B * H * (I + H)))
     with nogil:
-        start_alone(&team)
         schedule = plan(&lengths[0] if B > 0 else NULL, B, False, I, H, &workspace)
         most = max(B, schedule.chunk_rows)
         panels_x = <floating *> take(&workspace, I * Hp * sizeof(floating))
@@ -182,8 +175,8 @@ def rnn_backward(
     cdef const floating *h_prev
     workspace.count = 0
     workspace.failed = False
+    begin(&team, polls(<double> T * B * H * (I + H)))
     with nogil:
-        start_alone(&team)
         schedule = plan(&lengths[0] if B > 0 else NULL, B, False, I, H, &workspace)
         most = max(B, schedule.chunk_rows)
         panels_x = <floating *> take(&workspace, H * Ip * sizeof(floating))

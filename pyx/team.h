@@ -54,10 +54,21 @@ typedef struct {
     atomic_int cancelled; /* set by thread 0 */
     int stop;             /* `cancelled` as the last barrier found it: all must leave after the same one, or some would wait */
     double left;          /* when thread 0 passed the last barrier */
-    double polled;        /* when thread 0 last looked for signals */
+    int signals;          /* whether thread 0 looks for signals: set by clstm_begin */
+    double polled;        /* when it last did */
     double unpolled;      /* the work since it last looked at the clock */
     double waited;        /* how long thread 0 waited at the barrier that was found crowded */
 } clstm_team;
+
+/* Prepare the team of a call that goes through clstm_run or stays on this thread.  `signals`: the thread may take the
+ * GIL in the middle of the call, to run signal handlers. */
+static void clstm_begin(clstm_team *team, int signals)
+{
+    memset(team, 0, sizeof(*team));
+    team->size = team->next_size = 1;
+    team->signals = signals;
+    team->polled = clstm_now();
+}
 
 /* Wait for all members.  Returns 0 when this thread is to leave: the call is cancelled, or goes on without it. */
 static int clstm_barrier(clstm_team *team, int thread)
@@ -164,8 +175,8 @@ static int clstm_hire(int wanted)
     return wanted;
 }
 
-/* Call work(job, thread) in up to `wanted` threads, the caller among them as number 0; returns when all are done.  `team` lies
- * within the job of `size` bytes.
+/* Call work(job, thread) in up to `wanted` threads, the caller among them as number 0; returns when all are done.
+ * `team`, which clstm_begin has prepared, lies within the job of `size` bytes.
  *
  * Threads share a copy of the job on the heap: when the interpreter exits, Python ends a daemon thread at its next look for
  * signals, and the stack of the caller is gone while the others still work. */
@@ -173,13 +184,10 @@ static void clstm_run(int wanted, clstm_work work, void *job, size_t size, clstm
 {
     char *shared = NULL;
     int threads = 1;
-    double now = clstm_now();
-    memset(team, 0, sizeof(*team));
-    team->polled = now;
     if (wanted > CLSTM_MAX_THREADS)
         wanted = CLSTM_MAX_THREADS;
     if (wanted > 1 && pthread_mutex_trylock(&clstm_pool.taken) == 0) {
-        if (now >= clstm_pool.solo_until && (shared = malloc(size)))
+        if (clstm_now() >= clstm_pool.solo_until && (shared = malloc(size)))
             threads = clstm_hire(wanted);
         if (threads == 1)
             pthread_mutex_unlock(&clstm_pool.taken);
@@ -223,13 +231,20 @@ static void clstm_run(int wanted, clstm_work work, void *job, size_t size, clstm
 #else /* no POSIX threads: every call works alone */
 
 typedef struct {
-    int size, next_size, cancelled;
+    int size, next_size, cancelled, signals;
     double polled, unpolled;
 } clstm_team;
 
 static double clstm_now(void)
 {
     return 0; /* never time to look for signals */
+}
+
+static void clstm_begin(clstm_team *team, int signals)
+{
+    memset(team, 0, sizeof(*team));
+    team->size = team->next_size = 1;
+    team->signals = signals;
 }
 
 static int clstm_barrier(clstm_team *team, int thread)
@@ -242,8 +257,7 @@ static void clstm_run(int wanted, clstm_work work, void *job, size_t size, clstm
 {
     (void)wanted;
     (void)size;
-    memset(team, 0, sizeof(*team));
-    team->size = team->next_size = 1;
+    (void)team;
     work(job, 0);
 }
 
