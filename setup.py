@@ -1,6 +1,7 @@
 """Builds the kernels once for each instruction set that the platform knows; the rest is in pyproject.toml.
 
-CLSTM_DEBUG=1 turns on bounds checks and guarded workspaces, for the test suite.
+CLSTM_DEBUG=1 turns on bounds checks and guarded workspaces, for the test suite.  CLSTM_VECTOR_BYTES=64 gives the
+x86_64_v3 kernels the vectors, and so the layout, of x86_64_v4: its tests on a processor without AVX-512.
 """
 
 import os
@@ -12,6 +13,7 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 DEBUG = os.environ.get("CLSTM_DEBUG", "") not in ("", "0")
+VECTOR_BYTES = os.environ.get("CLSTM_VECTOR_BYTES", "")
 X86_64 = platform.machine().lower() in ("x86_64", "amd64")
 
 UNIX_FLAGS = [
@@ -29,6 +31,8 @@ ISA_FLAGS = {
     "_kernels_x86_64_v3": ["-march=x86-64-v3"],
     "_kernels_x86_64_v4": ["-march=x86-64-v4", "-mprefer-vector-width=512"],
 }
+if VECTOR_BYTES:
+    ISA_FLAGS["_kernels_x86_64_v3"].append(f"-DCLSTM_VECTOR_BYTES={int(VECTOR_BYTES)}")
 
 
 class BuildExt(build_ext):

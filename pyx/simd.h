@@ -1,6 +1,7 @@
 /* The vector type, tanh and sigmoid, and the register tile, for float (f32) and double (f64).
  *
- * A vector is one register of the instruction set that the file is compiled for.  GCC and Clang give it arithmetic (vector
+ * A vector is one register of the instruction set that the file is compiled for, or as many bytes as CLSTM_VECTOR_BYTES
+ * says: a wider layout than the processor's can be tested on it.  GCC and Clang give it arithmetic (vector
  * extensions); for another compiler a vector is a single number, and all code that uses it becomes plain loops.
  * The second half of this file is its body, included once for each type.
  *
@@ -19,15 +20,19 @@
 #define CLSTM_INLINE static inline __attribute__((always_inline, unused))
 #define CLSTM_UNROLL _Pragma("GCC unroll 8")
 #if defined(__AVX512F__)
-#define CLSTM_VECTOR_BYTES 64
+#define CLSTM_REGISTER_BYTES 64
 #elif defined(__AVX__)
-#define CLSTM_VECTOR_BYTES 32
+#define CLSTM_REGISTER_BYTES 32
 #else
-#define CLSTM_VECTOR_BYTES 16
+#define CLSTM_REGISTER_BYTES 16
+#endif
+#if !defined(CLSTM_VECTOR_BYTES)
+#define CLSTM_VECTOR_BYTES CLSTM_REGISTER_BYTES
 #endif
 #else
 #define CLSTM_INLINE static inline
 #define CLSTM_UNROLL
+#define CLSTM_REGISTER_BYTES 0
 #define CLSTM_VECTOR_BYTES 0 /* no vectors */
 #endif
 
@@ -77,7 +82,7 @@ CLSTM_INLINE void clstm_restore(clstm_fp_state state) { (void)state; }
 #endif
 
 /* Sums that a tile keeps in registers: what is left of 32 or 16 beside the weights and the broadcast. */
-#if defined(__AVX512F__) || defined(__aarch64__)
+#if CLSTM_VECTOR_BYTES == 64 || defined(__aarch64__)
 #define CLSTM_SUMS 24
 #else
 #define CLSTM_SUMS 12
@@ -117,7 +122,9 @@ CLSTM_INLINE ptrdiff_t clstm_tile_rows(ptrdiff_t width)
 #define INTEGER int
 #define ABS_SCALAR fabsf
 #define FMA_SCALAR fmaf
-#if defined(__AVX512F__)
+#if CLSTM_VECTOR_BYTES != CLSTM_REGISTER_BYTES
+/* no instruction for one vector */
+#elif defined(__AVX512F__)
 #define X86(op) _mm512_##op##_ps
 #elif defined(__AVX__)
 #define X86(op) _mm256_##op##_ps
@@ -139,7 +146,9 @@ CLSTM_INLINE ptrdiff_t clstm_tile_rows(ptrdiff_t width)
 #define INTEGER long long
 #define ABS_SCALAR fabs
 #define FMA_SCALAR fma
-#if defined(__AVX512F__)
+#if CLSTM_VECTOR_BYTES != CLSTM_REGISTER_BYTES
+/* no instruction for one vector */
+#elif defined(__AVX512F__)
 #define X86(op) _mm512_##op##_pd
 #elif defined(__AVX__)
 #define X86(op) _mm256_##op##_pd
