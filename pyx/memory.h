@@ -1,8 +1,9 @@
 /* Blocks of memory for the workspaces: aligned for vectors and cache lines, and kept for the next call.
  *
- * Fresh memory from the system costs a page fault every 4 KB, a tenth of a training step and more; so a freed block waits in a
- * small cache, up to CLSTM_KEPT_BYTES in all.  A thread that finds the cache in use goes to malloc.
- * A debug build fills each block with NaN, so that a read before the write shows, and guards its end.
+ * Fresh memory from the system costs a page fault every 4 KB, a tenth of a training step and more; so a
+ * freed block waits in a small cache, up to CLSTM_KEPT_BYTES in all.  A thread that finds the cache in use
+ * goes to malloc.  A debug build fills each block with NaN, so that a read before the write shows, and
+ * guards its end.
  */
 #ifndef CLSTM_MEMORY_H
 #define CLSTM_MEMORY_H
@@ -19,11 +20,7 @@
 #define CLSTM_UNLOCK(flag) ((void)0)
 #endif
 
-enum {
-    CLSTM_KEPT_BLOCKS = 32,
-    CLSTM_KEPT_BYTES = 64 << 20,
-    CLSTM_GUARD = 64
-};
+enum { CLSTM_KEPT_BLOCKS = 32, CLSTM_KEPT_BYTES = 64 << 20, CLSTM_GUARD = 64 };
 
 /* [ ... header | block of `capacity` bytes, of which `size` are in use | guard ] */
 typedef struct {

@@ -1,13 +1,13 @@
 /* The vector type, tanh and sigmoid, and the register tile, for float (f32) and double (f64).
  *
- * A vector is one register of the instruction set that the file is compiled for, or as many bytes as CLSTM_VECTOR_BYTES
- * says: a wider layout than the processor's can be tested on it.  GCC and Clang give it arithmetic (vector
- * extensions); for another compiler a vector is a single number, and all code that uses it becomes plain loops.
- * The second half of this file is its body, included once for each type.
+ * A vector is one register of the instruction set that the file is compiled for, or as many bytes as
+ * CLSTM_VECTOR_BYTES says: a wider layout than the processor's can be tested on it.  GCC and Clang give it
+ * arithmetic (vector extensions); for another compiler a vector is a single number, and all code that uses
+ * it becomes plain loops.  The second half of this file is its body, included once for each type.
  *
- * All sums run over k in order, one `madd` at a time, whatever the shape of the tile: an element's bits do not
- * depend on which rows and columns are computed beside it.  What is fused is written down and never left to the
- * compiler, which would choose differently in one place than in another.
+ * All sums run over k in order, one `madd` at a time, whatever the shape of the tile: an element's bits do
+ * not depend on which rows and columns are computed beside it.  What is fused is written down and never
+ * left to the compiler, which would choose differently in one place than in another.
  */
 #ifndef CLSTM_SIMD_H
 #define CLSTM_SIMD_H
@@ -47,15 +47,16 @@
 #define CLSTM_FUSED 0
 #endif
 
-/* Denormal numbers cost a hundred times what others do, and a long backward pass is full of them.  Each thread that computes
- * flushes them to zero from clstm_flush to clstm_restore; results are as if denormals were 0, and the caller's setting,
- * rounding mode and exception flags included, is what it was. */
+/* Denormal numbers cost a hundred times what others do, and a long backward pass is full of them.  Each
+ * thread that computes flushes them to zero from clstm_flush to clstm_restore; results are as if denormals
+ * were 0, and the caller's setting, rounding mode and exception flags included, is what it was. */
 #if defined(__SSE2__)
 typedef unsigned int clstm_fp_state;
 CLSTM_INLINE clstm_fp_state clstm_flush(void)
 {
     clstm_fp_state before = _mm_getcsr();
-    _mm_setcsr(0x9fc0); /* all exceptions masked, to nearest, flush results (0x8000), read denormals as zero (0x0040) */
+    /* all exceptions masked, to nearest, flush results (0x8000), read denormals as zero (0x0040) */
+    _mm_setcsr(0x9fc0);
     return before;
 }
 CLSTM_INLINE void clstm_restore(clstm_fp_state state)
@@ -77,8 +78,14 @@ CLSTM_INLINE void clstm_restore(clstm_fp_state state)
 }
 #else
 typedef int clstm_fp_state;
-CLSTM_INLINE clstm_fp_state clstm_flush(void) { return 0; }
-CLSTM_INLINE void clstm_restore(clstm_fp_state state) { (void)state; }
+CLSTM_INLINE clstm_fp_state clstm_flush(void)
+{
+    return 0;
+}
+CLSTM_INLINE void clstm_restore(clstm_fp_state state)
+{
+    (void)state;
+}
 #endif
 
 /* Sums that a tile keeps in registers: what is left of 32 or 16 beside the weights and the broadcast. */
@@ -96,25 +103,29 @@ CLSTM_INLINE ptrdiff_t clstm_tile_rows(ptrdiff_t width)
     return rows < CLSTM_TILE_ROWS ? rows : CLSTM_TILE_ROWS;
 }
 
-/* tanh(2 y) = 2 w q / (q^2 + w^2) with w / q = tanh(y): rounding errors of w and q cancel where |tanh| is near 1, and one
- * division is enough.  tanh(y) is y P(y^2) / Q(y^2), fitted on [0, LIMIT] (relative error 6e-8 and 2e-16); P and Q share the
- * factor 1.875, which puts Q in the upper half of a binade, where rounding costs least.  Beyond 2 LIMIT the true tanh rounds
- * to 1.  P and Q list the coefficients of y^0, y^2, ... */
+/* tanh(2 y) = 2 w q / (q^2 + w^2) with w / q = tanh(y): rounding errors of w and q cancel where |tanh| is
+ * near 1, and one division is enough.  tanh(y) is y P(y^2) / Q(y^2), fitted on [0, LIMIT] (relative error
+ * 6e-8 and 2e-16); P and Q share the factor 1.875, which puts Q in the upper half of a binade, where
+ * rounding costs least.  Beyond 2 LIMIT the true tanh rounds to 1.  P and Q list the coefficients of y^0,
+ * y^2, ... */
+/* clang-format off */
 #define CLSTM_TANH_F32_LIMIT 4.55f
 #define CLSTM_TANH_F32_P(c, h) \
     h(h(h(c(1.875 * 5.62598072358330969e-6), 1.875 * 0.00257872986015006873), 1.875 * 0.126174373950743291), \
       1.875 * 0.999999999936322309)
 #define CLSTM_TANH_F32_Q(c, h) \
-    h(h(h(c(1.875 * 0.000177636589673917297), 1.875 * 0.0224147300103258078), 1.875 * 0.459507687789724457), 1.875)
+    h(h(h(c(1.875 * 0.000177636589673917297), 1.875 * 0.0224147300103258078), 1.875 * 0.459507687789724457), \
+      1.875)
 #define CLSTM_TANH_F64_LIMIT 9.55
 #define CLSTM_TANH_F64_P(c, h) \
-    h(h(h(h(h(h(h(c(1.875 * 9.25997899671519834e-17), 1.875 * 8.29458704337996082e-13), 1.875 * 1.06271571338285921e-9), \
-                1.875 * 4.46393826730796213e-7), 1.875 * 0.0000764650299437847906), 1.875 * 0.00551092520905556857), \
-          1.875 * 0.148682598458002924), 1.875)
+    h(h(h(h(h(h(h(c(1.875 * 9.25997899671519834e-17), 1.875 * 8.29458704337996082e-13), \
+      1.875 * 1.06271571338285921e-9), 1.875 * 4.46393826730796213e-7), 1.875 * 0.0000764650299437847906), \
+      1.875 * 0.00551092520905556857), 1.875 * 0.148682598458002924), 1.875)
 #define CLSTM_TANH_F64_Q(c, h) \
-    h(h(h(h(h(h(h(c(1.875 * 1.26079467932810628e-14), 1.875 * 3.50258020199811943e-11), 1.875 * 2.45540967886089104e-8), \
-                1.875 * 6.50168690415215464e-6), 1.875 * 0.000725784472519882458), 1.875 * 0.0328495691395009973), \
-          1.875 * 0.482015931791336257), 1.875)
+    h(h(h(h(h(h(h(c(1.875 * 1.26079467932810628e-14), 1.875 * 3.50258020199811943e-11), \
+      1.875 * 2.45540967886089104e-8), 1.875 * 6.50168690415215464e-6), 1.875 * 0.000725784472519882458), \
+      1.875 * 0.0328495691395009973), 1.875 * 0.482015931791336257), 1.875)
+/* clang-format on */
 
 #define REAL float
 #define TYPE(name) clstm_##name##_f32
@@ -157,7 +168,8 @@ CLSTM_INLINE ptrdiff_t clstm_tile_rows(ptrdiff_t width)
 #endif
 #include "simd.h"
 
-#else /* -------------------------------------------------------------------------- the body, for one type REAL */
+/* ------------------------------------------------------------------------- the body, for one type REAL */
+#else
 
 #if CLSTM_VECTOR_BYTES
 typedef REAL TYPE(vec) __attribute__((vector_size(CLSTM_VECTOR_BYTES), may_alias));
@@ -194,7 +206,8 @@ CLSTM_INLINE TYPE(vec) TYPE(abs)(TYPE(vec) x)
 #endif
 }
 
-/* x held within -limit..limit.  The order of the operands lets NaN through: the instructions return the second one. */
+/* x held within -limit..limit.  The order of the operands lets NaN through: the instructions return the
+ * second one. */
 CLSTM_INLINE TYPE(vec) TYPE(clamp)(TYPE(vec) x, REAL limit)
 {
     TYPE(vec) high = TYPE(broadcast)(limit), low = TYPE(broadcast)(-limit);
@@ -215,7 +228,8 @@ CLSTM_INLINE TYPE(vec) TYPE(madd)(TYPE(vec) a, TYPE(vec) b, TYPE(vec) c)
 #if CLSTM_FUSED && defined(X86)
     return (TYPE(vec))X86(fmadd)(a, b, c);
 #elif CLSTM_FUSED && CLSTM_VECTOR_BYTES
-    CLSTM_UNROLL for (int lane = 0; lane < TYPE(LANES); lane++)
+    CLSTM_UNROLL
+    for (int lane = 0; lane < TYPE(LANES); lane++)
         c[lane] = FMA_SCALAR(a[lane], b[lane], c[lane]);
     return c;
 #else
@@ -259,45 +273,58 @@ CLSTM_INLINE TYPE(vec) TYPE(sigmoid)(TYPE(vec) x)
     return TYPE(madd)(half, TYPE(tanh_twice)(TYPE(broadcast)((REAL)0.25) * x), half);
 }
 
-/* sums[r, v] = start[r, v] + sum over k of a[r, k] * panel[k, v], for `rows` rows and `width` vectors; both are
- * constants once inlined, so that the sums live in registers.  A width of 8 is two panels of 4 side by side.
+/* sums[r, v] = start[r, v] + sum over k of a[r, k] * panel[k, v], for `rows` rows and `width` vectors;
+ * both are constants once inlined, so that the sums live in registers.  A width of 8 is two panels of 4
+ * side by side.
  *   a      IN   (rows, depth), element (r, k) at a[r * a_row + k * a_step]
  *   panel  IN   (depth, width) vectors, contiguous; a second panel `next` elements further
  *   start  IN   (rows, width) vectors, rows start_row elements apart, a second panel start_next; may be sums
  *   sums   OUT  (rows, width) vectors, rows sums_row elements apart, a second panel sums_next */
-CLSTM_INLINE void TYPE(tile_of)(const int rows, const int width, const REAL *a, ptrdiff_t a_row, ptrdiff_t a_step,
-                                const REAL *panel, ptrdiff_t next, ptrdiff_t depth, const REAL *start, ptrdiff_t start_row,
-                                ptrdiff_t start_next, REAL *sums, ptrdiff_t sums_row, ptrdiff_t sums_next)
+CLSTM_INLINE void TYPE(tile_of)(const int rows, const int width, const REAL *a, ptrdiff_t a_row,
+                                ptrdiff_t a_step, const REAL *panel, ptrdiff_t next, ptrdiff_t depth,
+                                const REAL *start, ptrdiff_t start_row, ptrdiff_t start_next, REAL *sums,
+                                ptrdiff_t sums_row, ptrdiff_t sums_next)
 {
     enum { V = TYPE(LANES) };
     const int panel_width = width > 4 ? 4 : width;
     TYPE(vec) sum[CLSTM_TILE_ROWS][8];
-    CLSTM_UNROLL for (int r = 0; r < rows; r++)
-        CLSTM_UNROLL for (int v = 0; v < width; v++)
+    CLSTM_UNROLL
+    for (int r = 0; r < rows; r++) {
+        CLSTM_UNROLL
+        for (int v = 0; v < width; v++)
             sum[r][v] = *(const TYPE(vec) *)(start + r * start_row + (v / 4) * start_next + (v % 4) * V);
+    }
     for (ptrdiff_t k = 0; k < depth; k++) {
-        CLSTM_UNROLL for (int r = 0; r < rows; r++) {
+        CLSTM_UNROLL
+        for (int r = 0; r < rows; r++) {
             TYPE(vec) x = TYPE(broadcast)(a[r * a_row]);
-            CLSTM_UNROLL for (int v = 0; v < width; v++)
-                sum[r][v] = TYPE(madd)(x, *(const TYPE(vec) *)(panel + (v / 4) * next + (v % 4) * V), sum[r][v]);
+            CLSTM_UNROLL
+            for (int v = 0; v < width; v++)
+                sum[r][v] =
+                    TYPE(madd)(x, *(const TYPE(vec) *)(panel + (v / 4) * next + (v % 4) * V), sum[r][v]);
         }
         a += a_step;
         panel += panel_width * V;
     }
-    CLSTM_UNROLL for (int r = 0; r < rows; r++)
-        CLSTM_UNROLL for (int v = 0; v < width; v++)
+    CLSTM_UNROLL
+    for (int r = 0; r < rows; r++) {
+        CLSTM_UNROLL
+        for (int v = 0; v < width; v++)
             *(TYPE(vec) *)(sums + r * sums_row + (v / 4) * sums_next + (v % 4) * V) = sum[r][v];
+    }
 }
 
 /* As tile_of, for any rows <= clstm_tile_rows(width) and width <= 4, or rows = 1 and width = 8. */
-static void TYPE(tile)(ptrdiff_t rows, ptrdiff_t width, const REAL *a, ptrdiff_t a_row, ptrdiff_t a_step, const REAL *panel,
-                       ptrdiff_t next, ptrdiff_t depth, const REAL *start, ptrdiff_t start_row, ptrdiff_t start_next,
-                       REAL *sums, ptrdiff_t sums_row, ptrdiff_t sums_next)
+static void TYPE(tile)(ptrdiff_t rows, ptrdiff_t width, const REAL *a, ptrdiff_t a_row, ptrdiff_t a_step,
+                       const REAL *panel, ptrdiff_t next, ptrdiff_t depth, const REAL *start,
+                       ptrdiff_t start_row, ptrdiff_t start_next, REAL *sums, ptrdiff_t sums_row,
+                       ptrdiff_t sums_next)
 {
 #define CASE(R, W) \
     case (R) * 16 + (W): \
         if ((R) * (W) <= CLSTM_SUMS) \
-            TYPE(tile_of)(R, W, a, a_row, a_step, panel, next, depth, start, start_row, start_next, sums, sums_row, sums_next); \
+            TYPE(tile_of)(R, W, a, a_row, a_step, panel, next, depth, start, start_row, start_next, sums, \
+                          sums_row, sums_next); \
         return;
 #define ROWS(W) CASE(1, W) CASE(2, W) CASE(3, W) CASE(4, W) CASE(5, W) CASE(6, W)
     switch (rows * 16 + width) {
@@ -307,8 +334,10 @@ static void TYPE(tile)(ptrdiff_t rows, ptrdiff_t width, const REAL *a, ptrdiff_t
 #undef CASE
 }
 
-/* z[j] += sum over k of a[k] * rows[k, j], in order of k, for rows (depth, n) as they lie in memory, four at a time. */
-static void TYPE(accumulate)(const REAL *restrict a, const REAL *restrict rows, ptrdiff_t depth, ptrdiff_t n, REAL *restrict z)
+/* z[j] += sum over k of a[k] * rows[k, j], in order of k, for rows (depth, n) as they lie in memory, four
+ * at a time. */
+static void TYPE(accumulate)(const REAL *restrict a, const REAL *restrict rows, ptrdiff_t depth, ptrdiff_t n,
+                             REAL *restrict z)
 {
     ptrdiff_t k = 0;
     for (; k + 4 <= depth; k += 4, rows += 4 * n) {

@@ -1,9 +1,11 @@
-/* Threads that work on one kernel call together: a pool of plain POSIX threads, and the barrier of those in a call.
+/* Threads that work on one kernel call together: a pool of plain POSIX threads, and the barrier of those
+ * in a call.
  *
- * The workers know nothing of Python, so neither the GIL nor interpreter shutdown concerns them.  The pool belongs to a process
- * id: after a fork the child starts its own.  One call has the pool at a time; a call that finds it taken works alone.
- * A barrier spins briefly, then yields.  Where waiting costs more than the shared work saves (another program has the core), the
- * calling thread goes on alone, and the next calls for a while start alone.  None of this changes a bit of any result.
+ * The workers know nothing of Python, so neither the GIL nor interpreter shutdown concerns them.  The pool
+ * belongs to a process id: after a fork the child starts its own.  One call has the pool at a time; a call
+ * that finds it taken works alone.  A barrier spins briefly, then yields.  Where waiting costs more than
+ * the shared work saves (another program has the core), the calling thread goes on alone, and the next
+ * calls for a while start alone.  None of this changes a bit of any result.
  */
 #ifndef CLSTM_TEAM_H
 #define CLSTM_TEAM_H
@@ -32,12 +34,15 @@ typedef void (*clstm_work)(void *job, int thread);
 
 enum {
     CLSTM_MAX_THREADS = 64,
-    CLSTM_SPINS = 2000,    /* tens of microseconds */
-    CLSTM_SOLO_FACTOR = 16 /* times the wait of a crowded call is how long the next ones stay alone, up to 8-fold when attempts */
-                           /* keep failing: they cost a few per cent at most */
+    CLSTM_SPINS = 2000, /* tens of microseconds */
+    /* Times the wait of a crowded call is how long the next ones stay alone, up to 8-fold when attempts keep
+     * failing: they cost a few per cent at most. */
+    CLSTM_SOLO_FACTOR = 16
 };
-static const double clstm_crowded = 1e-3; /* seconds that any barrier may take; where a core is busy a time slice takes more */
-static const double clstm_linger = 2e-4;  /* seconds that a worker yields before it sleeps: backward follows forward */
+/* Seconds that any barrier may take; where a core is busy a time slice takes more. */
+static const double clstm_crowded = 1e-3;
+/* Seconds that a worker yields before it sleeps: backward follows forward. */
+static const double clstm_linger = 2e-4;
 
 static inline double clstm_now(void)
 {
@@ -47,21 +52,21 @@ static inline double clstm_now(void)
 }
 
 typedef struct {
-    atomic_int size;      /* members that take part */
-    int next_size;        /* the same after the next barrier; only the calling thread, number 0, writes it */
+    atomic_int size; /* members that take part */
+    int next_size;   /* the same after the next barrier; only the calling thread, number 0, writes it */
     atomic_int arrived;
     atomic_int phase;     /* barriers passed */
     atomic_int cancelled; /* set by thread 0 */
-    int stop;             /* `cancelled` as the last barrier found it: all must leave after the same one, or some would wait */
-    double left;          /* when thread 0 passed the last barrier */
-    int signals;          /* whether thread 0 looks for signals: set by clstm_begin */
-    double polled;        /* when it last did */
-    double unpolled;      /* the work since it last looked at the clock */
-    double waited;        /* how long thread 0 waited at the barrier that was found crowded */
+    int stop;    /* `cancelled` at the last barrier: all must leave after the same one, or some would wait */
+    double left; /* when thread 0 passed the last barrier */
+    int signals; /* whether thread 0 looks for signals: set by clstm_begin */
+    double polled;   /* when it last did */
+    double unpolled; /* the work since it last looked at the clock */
+    double waited;   /* how long thread 0 waited at the barrier that was found crowded */
 } clstm_team;
 
-/* Prepare the team of a call that goes through clstm_run or stays on this thread.  `signals`: the thread may take the
- * GIL in the middle of the call, to run signal handlers. */
+/* Prepare the team of a call that goes through clstm_run or stays on this thread.  `signals`: the thread
+ * may take the GIL in the middle of the call, to run signal handlers. */
 static void clstm_begin(clstm_team *team, int signals)
 {
     memset(team, 0, sizeof(*team));
@@ -70,7 +75,8 @@ static void clstm_begin(clstm_team *team, int signals)
     team->polled = clstm_now();
 }
 
-/* Wait for all members.  Returns 0 when this thread is to leave: the call is cancelled, or goes on without it. */
+/* Wait for all members.  Returns 0 when this thread is to leave: the call is cancelled, or goes on without
+ * it. */
 static int clstm_barrier(clstm_team *team, int thread)
 {
     int size = atomic_load_explicit(&team->size, memory_order_relaxed);
@@ -116,8 +122,10 @@ static struct {
     void *job;
     double solo_until;
     int failures; /* crowded attempts since the last good one */
-} clstm_pool = {.taken = PTHREAD_MUTEX_INITIALIZER, .lock = PTHREAD_MUTEX_INITIALIZER,
-                .posted = PTHREAD_COND_INITIALIZER, .finished = PTHREAD_COND_INITIALIZER};
+} clstm_pool = {.taken = PTHREAD_MUTEX_INITIALIZER,
+                .lock = PTHREAD_MUTEX_INITIALIZER,
+                .posted = PTHREAD_COND_INITIALIZER,
+                .finished = PTHREAD_COND_INITIALIZER};
 
 static void *clstm_worker(void *number)
 {
@@ -155,7 +163,8 @@ static void clstm_watch_forks(void)
     pthread_atfork(NULL, NULL, clstm_forget_pool);
 }
 
-/* Start workers until there are `wanted` threads with the caller, who holds the pool; returns how many there are. */
+/* Start workers until there are `wanted` threads with the caller, who holds the pool; returns how many
+ * there are. */
 static int clstm_hire(int wanted)
 {
     static pthread_once_t once = PTHREAD_ONCE_INIT;
@@ -175,11 +184,12 @@ static int clstm_hire(int wanted)
     return wanted;
 }
 
-/* Call work(job, thread) in up to `wanted` threads, the caller among them as number 0; returns when all are done.
- * `team`, which clstm_begin has prepared, lies within the job of `size` bytes.
+/* Call work(job, thread) in up to `wanted` threads, the caller among them as number 0; returns when all
+ * are done.  `team`, which clstm_begin has prepared, lies within the job of `size` bytes.
  *
- * Threads share a copy of the job on the heap: when the interpreter exits, Python ends a daemon thread at its next look for
- * signals, and the stack of the caller is gone while the others still work. */
+ * Threads share a copy of the job on the heap: where another thread than the main one ends the interpreter,
+ * as a program that embeds Python may, the main one is ended at its next look for signals, and its stack is
+ * gone while the others still work. */
 static void clstm_run(int wanted, clstm_work work, void *job, size_t size, clstm_team *team)
 {
     char *shared = NULL;
@@ -217,7 +227,8 @@ static void clstm_run(int wanted, clstm_work work, void *job, size_t size, clstm
         pthread_cond_wait(&clstm_pool.finished, &clstm_pool.lock);
     pthread_mutex_unlock(&clstm_pool.lock);
     if (team->next_size < threads) {
-        clstm_pool.solo_until = clstm_now() + CLSTM_SOLO_FACTOR * team->waited * (double)(1 << clstm_pool.failures);
+        clstm_pool.solo_until =
+            clstm_now() + CLSTM_SOLO_FACTOR * team->waited * (double)(1 << clstm_pool.failures);
         if (clstm_pool.failures < 3)
             clstm_pool.failures++;
     } else {
