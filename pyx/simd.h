@@ -38,6 +38,9 @@
 
 #if defined(__SSE2__)
 #include <immintrin.h>
+#elif defined(__aarch64__) && CLSTM_VECTOR_BYTES == 16
+#include <arm_neon.h>
+#define CLSTM_NEON 1
 #endif
 
 /* Whether `madd` rounds once: where the target has an instruction for it. */
@@ -133,6 +136,7 @@ CLSTM_INLINE ptrdiff_t clstm_tile_rows(ptrdiff_t width)
 #define INTEGER int
 #define ABS_SCALAR fabsf
 #define FMA_SCALAR fmaf
+#define FMA_NEON(a, b, c) vfmaq_f32((float32x4_t)(c), (float32x4_t)(a), (float32x4_t)(b))
 #if CLSTM_VECTOR_BYTES != CLSTM_REGISTER_BYTES
 /* no instruction for one vector */
 #elif defined(__AVX512F__)
@@ -149,6 +153,7 @@ CLSTM_INLINE ptrdiff_t clstm_tile_rows(ptrdiff_t width)
 #undef INTEGER
 #undef ABS_SCALAR
 #undef FMA_SCALAR
+#undef FMA_NEON
 #undef X86
 
 #define REAL double
@@ -157,6 +162,7 @@ CLSTM_INLINE ptrdiff_t clstm_tile_rows(ptrdiff_t width)
 #define INTEGER long long
 #define ABS_SCALAR fabs
 #define FMA_SCALAR fma
+#define FMA_NEON(a, b, c) vfmaq_f64((float64x2_t)(c), (float64x2_t)(a), (float64x2_t)(b))
 #if CLSTM_VECTOR_BYTES != CLSTM_REGISTER_BYTES
 /* no instruction for one vector */
 #elif defined(__AVX512F__)
@@ -227,6 +233,8 @@ CLSTM_INLINE TYPE(vec) TYPE(madd)(TYPE(vec) a, TYPE(vec) b, TYPE(vec) c)
 {
 #if CLSTM_FUSED && defined(X86)
     return (TYPE(vec))X86(fmadd)(a, b, c);
+#elif defined(CLSTM_NEON)
+    return (TYPE(vec))FMA_NEON(a, b, c);
 #elif CLSTM_FUSED && CLSTM_VECTOR_BYTES
     CLSTM_UNROLL
     for (int lane = 0; lane < TYPE(LANES); lane++)
