@@ -1,7 +1,7 @@
 """Builds the kernels once for each instruction set that the platform knows; the rest is in pyproject.toml.
 
-CLSTM_DEBUG=1 turns on bounds checks and guarded workspaces, for the test suite.  CLSTM_VECTOR_BYTES=64 gives the
-x86_64_v3 kernels the vectors, and so the layout, of x86_64_v4: its tests on a processor without AVX-512.
+CLSTM_DEBUG=1 turns on bounds checks and guarded workspaces, for the test suite.  CLSTM_VECTOR_BYTES=64 gives
+the x86_64_v3 kernels the vectors, and so the layout, of x86_64_v4: its tests on a processor without AVX-512.
 """
 
 import os

@@ -4,8 +4,9 @@ cdef extern from *:
     """
     #if (defined(__GNUC__) || defined(__clang__)) && (defined(__x86_64__) || defined(__i386__))
     #include <cpuid.h>
-    /* One bit for each entry of FEATURES: what the processor has, as far as the system saves the registers it needs.
-     * __builtin_cpu_supports would do, but answers 0 to everything where the compiler comes without its run-time part. */
+    /* One bit for each entry of FEATURES: what the processor has, as far as the system saves the registers
+     * that it needs.  __builtin_cpu_supports would do, but answers 0 to everything where the compiler comes
+     * without its run-time part. */
     static int clstm_cpu_features(void)
     {
         unsigned a, b, c, d, state, high;

@@ -1,4 +1,4 @@
-/* Blocks of memory for the workspaces: aligned for vectors and cache lines, and kept for the next call.
+/* Blocks of memory for workspaces and tapes: aligned for vectors and cache lines, and kept for the next call.
  *
  * Fresh memory from the system costs a page fault every 4 KB, a tenth of a training step and more; so a
  * freed block waits in a small cache, up to CLSTM_KEPT_BYTES in all.  A thread that finds the cache in use
@@ -20,7 +20,7 @@
 #define CLSTM_UNLOCK(flag) ((void)0)
 #endif
 
-enum { CLSTM_KEPT_BLOCKS = 32, CLSTM_KEPT_BYTES = 64 << 20, CLSTM_GUARD = 64 };
+enum { CLSTM_KEPT_BLOCKS = 48, CLSTM_KEPT_BYTES = 256 << 20, CLSTM_GUARD = 64 };
 
 /* [ ... header | block of `capacity` bytes, of which `size` are in use | guard ] */
 typedef struct {
@@ -41,7 +41,7 @@ static clstm_block *clstm_header(void *block)
 }
 
 /* The kept block that fits best, or NULL. */
-static void *clstm_reuse(size_t size)
+static void *clstm_reuse(size_t capacity)
 {
     int best = -1;
     void *block = NULL;
@@ -49,7 +49,8 @@ static void *clstm_reuse(size_t size)
         return NULL;
     for (int n = 0; n < CLSTM_KEPT_BLOCKS; n++) {
         void *kept = clstm_kept.blocks[n];
-        if (kept && clstm_header(kept)->capacity >= size && clstm_header(kept)->capacity / 2 <= size &&
+        if (kept && clstm_header(kept)->capacity >= capacity &&
+            clstm_header(kept)->capacity / 2 <= capacity &&
             (best < 0 || clstm_header(kept)->capacity < clstm_header(clstm_kept.blocks[best])->capacity))
             best = n;
     }
@@ -64,9 +65,9 @@ static void *clstm_reuse(size_t size)
 
 static void *clstm_alloc(size_t size)
 {
-    void *block = clstm_reuse(size);
+    size_t capacity = size ? (size + 63) / 64 * 64 : 64;
+    void *block = clstm_reuse(capacity);
     if (!block) {
-        size_t capacity = (size + 63) / 64 * 64;
         void *base = malloc(capacity + 64 + 64 + CLSTM_GUARD);
         if (!base)
             return NULL;

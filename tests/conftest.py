@@ -1,4 +1,4 @@
-"""What the test files share: the one tolerance table, the comparisons, cases for one layer, an oracle for the class.
+"""What the test files share: the one tolerance table, comparisons, cases for one layer, an oracle.
 
 Every comparison takes its tolerance from `TOLERANCES`; no test body holds one.  "Relative" means: the largest
 absolute difference, divided by the largest absolute value of the expected array.  float32 results are
@@ -24,7 +24,7 @@ import pytest
 from hypothesis import settings
 
 import clstm
-from clstm import _dispatch, reference
+from clstm import _dispatch, cells, reference
 
 # No test times anything, and every run sees the same examples.
 settings.register_profile("clstm", deadline=None, derandomize=True, database=None, max_examples=60)
@@ -56,6 +56,8 @@ DTYPES = ("float32", "float64")
 CTYPES = {"float32": "float", "float64": "double"}
 BUILDS = _dispatch.runnable()
 BACKENDS = ("numpy", "auto")
+KINDS = {"lstm": cells.LSTM, "rnn": cells.RNN}
+LAYERS = {"lstm": clstm.LSTM, "rnn": clstm.RNN}
 
 
 def load_build(build):
@@ -96,7 +98,7 @@ def signals(handler, first, interval=0.0):
 
 
 def run_python(code, *arguments, timeout=60, **environment):
-    """Run code in a fresh interpreter with the package under test; a variable of the environment that is None is unset."""
+    """Run code in a fresh interpreter with the package under test; a variable that is None is unset."""
     folder = os.path.dirname(os.path.dirname(os.path.abspath(clstm.__file__)))
     merged = os.environ | {"PYTHONPATH": folder} | environment
     kept = {name: value for name, value in merged.items() if value is not None}
@@ -115,8 +117,14 @@ def build(request):
     return request.param
 
 
+@pytest.fixture(params=KINDS)
+def kind(request):
+    """Every kind of cell, by its name."""
+    return request.param
+
+
 @pytest.fixture(params=("reference", *BUILDS))
-def twin(request):
+def implementation(request):
     """The definition and every kernel build that this processor runs."""
     return request.param
 
@@ -129,14 +137,17 @@ def backend(request):
 # ---------------------------------------------------------------------------------------------- comparisons
 
 
-def assert_close(got, expected, promise, name="array"):
-    """Compare arrays under a promise of the tolerance table; the dtype of `got` picks the figure."""
+def assert_close(got, expected, promise, name="array", scale=None):
+    """Compare arrays under a promise of the tolerance table; the dtype of `got` picks the figure.
+
+    Errors are relative to the largest number of the array, or to `scale`.
+    """
     got, expected = np.asarray(got), np.asarray(expected)
     assert got.shape == expected.shape, f"{name}: shape {got.shape}, expected {expected.shape}"
     assert got.dtype.name in TOLERANCES[promise], f"{name}: dtype {got.dtype}"
     if not expected.size:
         return
-    scale = np.abs(expected).max()
+    scale = np.abs(expected).max() if scale is None else scale
     if promise == "forward" and got.dtype == np.float32:
         scale = max(scale, 1.0)
     error = np.abs(got.astype(np.float64) - expected).max()
@@ -179,19 +190,24 @@ BACKWARD_RESULTS = ("dx", "dW_x", "dW_h", "dbias", "dh_0", "dc_0")
 
 def assert_results_close(got, expected):
     """Compare what `run` returns with what the definition returns, each result under its own promise."""
-    for name in FORWARD_RESULTS:
-        assert_close(got[name], expected[name], "forward", name)
-    for name in BACKWARD_RESULTS:
-        assert_close(got[name], expected[name], "backward", name)
+    assert got.keys() == expected.keys()
+    weights = [np.abs(expected[name]).max(initial=0) for name in ("dW_x", "dW_h", "dbias")]
+    for promise, names in (("forward", FORWARD_RESULTS), ("backward", BACKWARD_RESULTS)):
+        for name in names:
+            if name in got:
+                # A gradient that is one number may be the small difference of large ones.
+                alone = name in ("dW_x", "dW_h", "dbias") and expected[name].size == 1
+                assert_close(got[name], expected[name], promise, name, max(weights) if alone else None)
 
 
-# -------------------------------------------------------------- one layer in one direction, for the kernels
+# ----------------------------------------------------------- one layer in one direction, for the kernels
 
 
 @dataclass(frozen=True)
 class Case:
-    """Inputs of forward and backward of one layer in one direction."""
+    """Inputs of forward and backward of one layer in one direction; an RNN's has cells that are not used."""
 
+    kind: cells.Kind
     x: np.ndarray
     W_x: np.ndarray
     W_h: np.ndarray
@@ -214,24 +230,39 @@ class Case:
         return (*self.x.shape, len(self.W_h))
 
     @property
+    def inputs(self):
+        """Names of the arrays that have a derivative."""
+        return ("x", "W_x", "W_h", "bias", *(f"{name}_0" for name in self.kind.states))
+
+    @property
     def is_real(self):
         """Which steps are no padding, shape (T, B)."""
         return np.arange(len(self.x))[:, None] < self.lengths
 
+    @property
+    def cell(self):
+        return cells.Cell(self.kind, locked(self.W_x), locked(self.W_h), locked(self.bias))
+
+    @property
+    def schedule(self):
+        return cells.Schedule(locked(self.lengths), self.reverse)
+
+    def state(self, pattern):
+        """Return the arrays of a state by a pattern for their names, such as "{}_0", read-only."""
+        return tuple(locked(getattr(self, pattern.format(name))) for name in self.kind.states)
+
     def astype(self, dtype):
-        arrays = {
-            f.name: getattr(self, f.name).astype(dtype)
-            for f in fields(self)
-            if f.name not in ("lengths", "reverse")
-        }
-        return replace(self, **arrays)
+        names = [f.name for f in fields(self) if f.name not in ("kind", "lengths", "reverse")]
+        return replace(self, **{name: getattr(self, name).astype(dtype) for name in names})
 
 
-def make_case(T, B, I, H, dtype="float64", *, reverse=False, lengths=None, seed=0):  # noqa: E741
-    """Draw a case; `lengths` is None for full rows, "ragged" for random ones with 0 and T among them, or an array.
+def make_case(T, B, I, H, dtype="float64", *, kind="lstm", reverse=False, lengths=None, seed=0):  # noqa: E741
+    """Draw a case; `lengths` is None for full rows, "ragged" for random ones with 0 and T, or an array.
 
     Padding of x and dy is NaN, so that whatever reads it shows.
     """
+    kind = KINDS[kind]
+    G = len(kind.gates)
     rng = np.random.default_rng([seed, T, B, I, H])
     scale = 1.5 / np.sqrt(H)
     if lengths is None:
@@ -240,10 +271,11 @@ def make_case(T, B, I, H, dtype="float64", *, reverse=False, lengths=None, seed=
         lengths = rng.integers(0, T + 1, B)
         lengths[rng.permutation(B)[:2]] = (T, 0)[:B]
     case = Case(
+        kind=kind,
         x=rng.standard_normal((T, B, I)),
-        W_x=rng.uniform(-1, 1, (I, 4 * H)) / np.sqrt(I),
-        W_h=rng.uniform(-scale, scale, (H, 4 * H)),
-        bias=rng.uniform(-1, 1, 4 * H),
+        W_x=rng.uniform(-1, 1, (I, G * H)) / np.sqrt(I),
+        W_h=rng.uniform(-scale, scale, (H, G * H)),
+        bias=rng.uniform(-1, 1, G * H),
         h_0=rng.uniform(-1, 1, (B, H)),
         c_0=rng.uniform(-2, 2, (B, H)),
         lengths=np.asarray(lengths, np.intp),
@@ -264,42 +296,46 @@ def locked(array):
     return copy
 
 
+def nan_like(array):
+    return np.full_like(array, np.nan)
+
+
 def run_forward(functions, case, *, tape=True, strided=False):
     """Run forward into arrays full of NaN, of which everything but the tape's padding must be overwritten.
 
-    With `strided`, y is the middle third of a wider array, as in a bidirectional layer, and the rest must
-    stay as it is.
+    With `strided`, y is the middle third of a wider array, as in a bidirectional layer; the rest must stay.
     """
     T, B, _, H = case.sizes
+    G = len(case.kind.gates)
     wide = np.full((T, B, 3 * H), np.nan, case.dtype)
-    y = wide[:, :, H : 2 * H] if strided else np.full((T, B, H), np.nan, case.dtype)
-    gates, c = (np.full((T, B, n * H), np.nan, case.dtype) if tape else None for n in (4, 1))
-    h_n, c_n = np.full_like(case.h_0, np.nan), np.full_like(case.c_0, np.nan)
-    inputs = [locked(getattr(case, name)) for name in ("x", "W_x", "W_h", "bias", "h_0", "c_0", "lengths")]
-    functions.forward(*inputs, case.reverse, y, gates, c, h_n, c_n)
+    results = {"y": wide[:, :, H : 2 * H] if strided else np.full((T, B, H), np.nan, case.dtype)}
+    if tape and G > 1:
+        results["gates"] = np.full((T, B, G * H), np.nan, case.dtype)
+    if tape and "c" in case.kind.states:
+        results["c"] = np.full((T, B, H), np.nan, case.dtype)
+    left = cells.CellTape(**results)
+    results |= {f"{name}_n": nan_like(case.h_0) for name in case.kind.states}
+    final = tuple(results[f"{name}_n"] for name in case.kind.states)
+    functions.forward(case.cell, locked(case.x), case.state("{}_0"), case.schedule, left, final)
     assert np.isnan(wide[:, :, :H]).all()
     assert np.isnan(wide[:, :, 2 * H :]).all()
-    return {"y": y, "gates": gates, "c": c, "h_n": h_n, "c_n": c_n}
+    return results
 
 
-def run_backward(functions, case, tape, *, strided=False):
-    """Run backward on the result of `run_forward`, into arrays full of NaN."""
+def run_backward(functions, case, tape, *, strided=False, out=None):
+    """Run backward on the result of `run_forward`, into arrays full of NaN, or into `out`."""
     H = len(case.W_h)
-    y, gates, c = (locked(tape[name]) for name in ("y", "gates", "c"))
+    left = {name: locked(tape[name]) for name in ("y", "gates", "c") if name in tape}
     dy = locked(case.dy)
     if strided:
-        rest = np.full_like(y, np.nan)
-        y, dy = (np.concatenate([rest, v, rest], axis=2)[:, :, H : 2 * H] for v in (y, dy))
-    out = {
-        "d" + name: np.full_like(getattr(case, name), np.nan)
-        for name in ("x", "W_x", "W_h", "bias", "h_0", "c_0")
-    }
-    dh_n, dc_n, x, W_x, W_h, h_0, c_0, lengths = (
-        locked(getattr(case, name)) for name in ("dh_n", "dc_n", "x", "W_x", "W_h", "h_0", "c_0", "lengths")
-    )
+        rest = nan_like(dy)
+        left["y"], dy = (np.concatenate([rest, v, rest], axis=2)[:, :, H : 2 * H] for v in (left["y"], dy))
+    out = out or {"d" + name: nan_like(getattr(case, name)) for name in case.inputs}
     functions.backward(
-        dy, dh_n, dc_n, x, W_x, W_h, h_0, c_0, lengths, case.reverse, y, gates, c, *out.values()
-    )
+        case.cell, locked(case.x), case.state("{}_0"), case.schedule, cells.CellTape(**left),
+        dy, case.state("d{}_n"), out["dx"], cells.Cell(case.kind, out["dW_x"], out["dW_h"], out["dbias"]),
+        tuple(out[f"d{name}_0"] for name in case.kind.states),
+    )  # fmt: skip
     return out
 
 
@@ -310,27 +346,27 @@ def run(functions, case, *, strided=False):
 
 
 @cache
-def case_and_expected(T, B, I, H, dtype, reverse, ragged):  # noqa: E741
-    """Draw a case and run the definition on it in float64; both are shared between tests and are not to be changed."""
-    case = make_case(T, B, I, H, dtype, reverse=reverse, lengths="ragged" if ragged else None)
+def case_and_expected(T, B, I, H, dtype, reverse, ragged, kind="lstm"):  # noqa: E741
+    """Draw a case and run the definition on it in float64; tests share both, which are not to be changed."""
+    case = make_case(T, B, I, H, dtype, kind=kind, reverse=reverse, lengths="ragged" if ragged else None)
     return case, run(reference, case.astype("float64"))
 
 
-def loss(case, y, h_n, c_n):
-    """Return the scalar whose derivatives by y, h_n and c_n are dy, dh_n and dc_n."""
-    return (case.dy * y)[case.is_real].sum() + (case.dh_n * h_n).sum() + (case.dc_n * c_n).sum()
+def loss(case, results):
+    """Return the scalar whose derivatives by y and the final state are dy, dh_n and dc_n."""
+    final = sum((getattr(case, f"d{name}_n") * results[f"{name}_n"]).sum() for name in case.kind.states)
+    return (case.dy * results["y"])[case.is_real].sum() + final
 
 
 def definition_loss(case):
     """Return `loss` of the definition's forward."""
-    result = run_forward(reference, case, tape=False)
-    return loss(case, result["y"], result["h_n"], result["c_n"])
+    return loss(case, run_forward(reference, case, tape=False))
 
 
-def complex_step_gradients(case, loss_of=definition_loss, names=("x", "W_x", "W_h", "bias", "h_0", "c_0")):
+def complex_step_gradients(case, loss_of=definition_loss, names=None):
     """Differentiate a loss by every single input: imag(loss(v + 1e-30j)) / 1e-30."""
     gradients = {}
-    for name in names:
+    for name in names or case.inputs:
         gradient = np.zeros_like(getattr(case, name))
         for index in np.ndindex(gradient.shape):
             if name == "x" and not case.is_real[index[:2]]:
@@ -345,24 +381,34 @@ def complex_step_gradients(case, loss_of=definition_loss, names=("x", "W_x", "W_
 def assert_gradients_are_complex_step_derivatives(functions, case):
     """Compare every gradient of float64 functions with the complex-step derivative of the definition."""
     got, expected = run(functions, case), complex_step_gradients(case)
-    for name in BACKWARD_RESULTS:
-        assert_close(got[name], expected[name], "complex step", name)
+    for name, value in expected.items():
+        assert_close(got[name], value, "complex step", name)
 
 
 # ------------------------------------------------------------------------------------- the class as a whole
 
 
-def oracle(params, num_layers, bidirectional, x, h_0, c_0, lengths, masks=None):
-    """Run stacked layers row by row and step by step, from the named parameters; arrays may be complex.
-
-    Written apart from `clstm.reference`, in PyTorch's layout.  `masks[k]` multiplies the input of layer k.
-    """
+def oracle_step(kind, z, state):
+    """Return the state of one row after a step with the pre-activations z."""
 
     def s(v):
         return 1 / (1 + np.exp(-v))
 
+    if kind == "rnn":
+        return (np.tanh(z),)
+    i, f, g, o = np.split(z, 4)
+    c = s(f) * state[1] + s(i) * np.tanh(g)
+    return s(o) * np.tanh(c), c
+
+
+def oracle(kind, params, num_layers, bidirectional, x, state, lengths, masks=None):
+    """Run stacked layers row by row and step by step, from the named parameters; arrays may be complex.
+
+    Written apart from `clstm.reference`, in PyTorch's layout.  `state` is a tuple of arrays (layers *
+    directions, B, H), h first; `masks[k]` multiplies the input of layer k.  Returns y and the final state.
+    """
     T, B, _ = x.shape
-    h_n, c_n = h_0.copy(), c_0.copy()
+    final = tuple(part.copy() for part in state)
     for k in range(num_layers):
         outputs = []
         x = x if masks is None or masks[k] is None else x * masks[k]
@@ -370,81 +416,89 @@ def oracle(params, num_layers, bidirectional, x, h_0, c_0, lengths, masks=None):
             W, R = params[f"weight_ih_l{k}{suffix}"], params[f"weight_hh_l{k}{suffix}"]
             b = params.get(f"bias_l{k}{suffix}", np.zeros(len(W)))
             n = k * (1 + bidirectional) + d
-            y = np.zeros((T, B, R.shape[1]), np.result_type(x, W, R, b, h_0, c_0))
+            y = np.zeros((T, B, R.shape[1]), np.result_type(x, W, R, b, *state))
             for row in range(B):
                 steps = range(lengths[row])
-                h, c = h_0[n, row], c_0[n, row]
+                now = tuple(part[n, row] for part in state)
                 for t in reversed(steps) if d else steps:
-                    i, f, g, o = np.split(W @ x[t, row] + R @ h + b, 4)
-                    c = s(f) * c + s(i) * np.tanh(g)
-                    h = s(o) * np.tanh(c)
-                    y[t, row] = h
-                h_n[n, row], c_n[n, row] = h, c
+                    now = oracle_step(kind, W @ x[t, row] + R @ now[0] + b, now)
+                    y[t, row] = now[0]
+                for part, value in zip(final, now, strict=True):
+                    part[n, row] = value
             outputs.append(y)
         x = np.concatenate(outputs, axis=2)
-    return x, h_n, c_n
+    return x, final
 
 
-def draw_inputs(lstm, T, B, *, seed=0, ragged=False):
-    """Draw x (T, B, I), state, lengths, dy and dstate for a time-major LSTM; padding is NaN."""
+def as_tuple(state):
+    """Return a state as a tuple of arrays, also that of an RNN, which users have as one array."""
+    return state if isinstance(state, tuple) else (state,)
+
+
+def draw_inputs(layer, T, B, *, seed=0, ragged=False):
+    """Draw x (T, B, I), state, lengths, dy and dstate for a time-major layer; padding is NaN."""
     rng = np.random.default_rng([seed, T, B])
-    LD, H = lstm.num_layers * lstm.num_directions, lstm.hidden_size
+    LD, H = layer.num_layers * layer.num_directions, layer.hidden_size
     lengths = np.full(B, T)
     if ragged:
         lengths = rng.integers(0, T + 1, B)
         lengths[rng.permutation(B)[:2]] = (T, 0)[:B]
-    x, dy = rng.standard_normal((T, B, lstm.input_size)), rng.standard_normal((T, B, lstm.num_directions * H))
+    x, dy = (
+        rng.standard_normal((T, B, layer.input_size)),
+        rng.standard_normal((T, B, layer.num_directions * H)),
+    )
     padding = np.arange(T)[:, None] >= lengths
     x[padding] = dy[padding] = np.nan
-    state, dstate = (tuple(rng.uniform(-1, 1, (2, LD, B, H)).astype(lstm.dtype)) for _ in range(2))
+    states = (tuple(rng.uniform(-1, 1, (2, LD, B, H)).astype(layer.dtype)) for _ in range(2))
+    state, dstate = (pair if isinstance(layer, clstm.LSTM) else pair[0] for pair in states)
     return SimpleNamespace(
-        x=x.astype(lstm.dtype),
-        dy=dy.astype(lstm.dtype),
-        state=state,
-        dstate=dstate,
-        lengths=lengths,
+        x=x.astype(layer.dtype), dy=dy.astype(layer.dtype), state=state, dstate=dstate, lengths=lengths,
         is_real=~padding,
-    )
+    )  # fmt: skip
 
 
-def snapshot(lstm):
-    """Freeze everything an LSTM holds, bit by bit, its tape and generator included."""
-    content = {
-        name: value
-        for name, value in vars(lstm).items()
-        if name not in ("_functions", "_cells", "params", "grads")
-    }
+def snapshot(layer):
+    """Freeze everything a layer holds, bit by bit, its tape and generator included."""
     named = {
-        kind: {name: value.tobytes() for name, value in getattr(lstm, kind).items()}
+        kind: {name: value.tobytes() for name, value in getattr(layer, kind).items()}
         for kind in ("params", "grads")
     }
-    return pickle.dumps((sorted(content.items()), named))
+    return pickle.dumps((sorted(layer.__getstate__().items()), layer.tape, named))
 
 
 @contextlib.contextmanager
-def unchanged(lstm):
-    """Assert that the block leaves an LSTM as it was."""
-    before, views = snapshot(lstm), {name: id(value) for name, value in lstm.params.items()}
+def unchanged(layer):
+    """Assert that the block leaves a layer as it was."""
+    before, views = snapshot(layer), {name: id(value) for name, value in layer.params.items()}
+    tape = layer.tape
     yield
-    assert snapshot(lstm) == before
-    assert {name: id(value) for name, value in lstm.params.items()} == views
+    assert snapshot(layer) == before
+    assert layer.tape is tape
+    assert {name: id(value) for name, value in layer.params.items()} == views
 
 
-def build_lstm(*args, seed=0, **kwargs):
-    """Make an LSTM whose every parameter is random, biases included."""
-    lstm = clstm.LSTM(*args, rng=seed, **kwargs)
+def build_layer(kind, *args, seed=0, build=None, **kwargs):
+    """Make an LSTM or RNN whose every parameter is random; on one kernel build, if one is named.
+
+    For the build "reference" it runs on the definition.
+    """
+    cls = LAYERS[kind]
+    if build is not None:
+        functions = functions_of(build, np.dtype(kwargs.get("dtype", np.float64)).name)
+        if build != "reference":
+            functions = SimpleNamespace(**vars(functions), Stream=load_build(build).Stream)
+        cls = type(cls.__name__, (cls,), {"functions": functions})
+    layer = cls(*args, rng=seed, **kwargs)
     rng = np.random.default_rng([seed, 1])
-    lstm.flat_params[...] = rng.uniform(-1, 1, lstm.flat_params.size) / np.sqrt(lstm.hidden_size)
-    return lstm
+    layer.flat_params[...] = rng.uniform(-1, 1, layer.flat_params.size) / np.sqrt(layer.hidden_size)
+    return layer
+
+
+def build_lstm(*args, **kwargs):
+    """Make an LSTM as `build_layer` does."""
+    return build_layer("lstm", *args, **kwargs)
 
 
 def build_lstm_on(build, *args, **kwargs):
-    """Make an LSTM as `build_lstm` does, on one kernel build, or on the definition for "reference"."""
-    lstm = build_lstm(*args, **kwargs)
-    functions = functions_of(build, lstm.dtype.name)
-    lstm._functions = (
-        functions
-        if build == "reference"
-        else SimpleNamespace(**vars(functions), Stream=load_build(build).Stream)
-    )
-    return lstm
+    """Make an LSTM as `build_layer` does, on one kernel build."""
+    return build_layer("lstm", *args, build=build, **kwargs)

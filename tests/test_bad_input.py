@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import assert_same_bits, build_lstm, draw_inputs, unchanged
+from conftest import LAYERS, assert_same_bits, build_layer, build_lstm, draw_inputs, unchanged
 
 import clstm
 from clstm import _check
@@ -19,19 +19,19 @@ def exactly(message):
     return f"^{re.escape(message)}$"
 
 
-def make(**kwargs):
+def make(kind, **kwargs):
     """Make two layers, one direction, dropout between them, with a tape and gradients."""
-    lstm = build_lstm(I, H, 2, dropout=0.5, **kwargs)
-    d = draw_inputs(lstm, T, B)
-    turn = (lambda v: v.swapaxes(0, 1)) if lstm.batch_first else (lambda v: v)
-    lstm.forward(turn(d.x), d.state, d.lengths)
-    lstm.backward(turn(d.dy), d.dstate)
-    return lstm
+    layer = build_layer(kind, I, H, 2, dropout=0.5, **kwargs)
+    d = draw_inputs(layer, T, B)
+    turn = (lambda v: v.swapaxes(0, 1)) if layer.batch_first else (lambda v: v)
+    layer.forward(turn(d.x), d.state, d.lengths)
+    layer.backward(turn(d.dy), d.dstate)
+    return layer
 
 
-def refuses(lstm, call, error, message):
-    with unchanged(lstm), pytest.raises(error, match=exactly(message)):
-        call(lstm)
+def refuses(layer, call, error, message):
+    with unchanged(layer), pytest.raises(error, match=exactly(message)):
+        call(layer)
 
 
 SEQUENCES = [
@@ -60,51 +60,65 @@ SEQUENCES = [
 @pytest.mark.parametrize(
     ("value", "error", "message"), SEQUENCES, ids=[message for _, _, message in SEQUENCES]
 )
-def test_x_of_another_rank_size_or_kind(value, error, message, call, backend):
-    refuses(make(backend=backend), lambda lstm: getattr(lstm, call)(value), error, message)
+def test_x_of_another_rank_size_or_kind(kind, value, error, message, call, backend):
+    refuses(make(kind, backend=backend), lambda layer: getattr(layer, call)(value), error, message)
 
 
-def test_x_of_another_size_batch_first(backend):
-    lstm = make(backend=backend, batch_first=True)
-    refuses(
-        lstm, lambda lstm: lstm(np.zeros((B, T, 4))), ValueError, "x: expected shape (B, T, 3), got (2, 4, 4)"
-    )
-    refuses(
-        lstm, lambda lstm: lstm(np.zeros(I)), ValueError, "x: expected shape (B, T, 3) or (T, 3), got (3,)"
-    )
+def test_x_of_another_size_batch_first(kind, backend):
+    layer = make(kind, backend=backend, batch_first=True)
+    message = "x: expected shape (B, T, 3), got (2, 4, 4)"
+    refuses(layer, lambda layer: layer(np.zeros((B, T, 4))), ValueError, message)
+    message = "x: expected shape (B, T, 3) or (T, 3), got (3,)"
+    refuses(layer, lambda layer: layer(np.zeros(I)), ValueError, message)
 
 
 STATES = [
-    (h, ValueError, "state: expected a pair (h_0, c_0), got array of shape (2, 2, 5) and dtype float64"),
-    ("hc", ValueError, "state: expected a pair (h_0, c_0), got 'hc'"),
-    (7, ValueError, "state: expected a pair (h_0, c_0), got 7"),
-    ((h[:1], h), ValueError, "state[0]: expected shape (2, 2, 5), got (1, 2, 5)"),
-    ((h, h[:, :1]), ValueError, "state[1]: expected shape (2, 2, 5), got (2, 1, 5)"),
-    ((h, h[:, 0]), ValueError, "state[1]: expected shape (2, 2, 5), got (2, 5)"),
-    ((h, h[:, :, :4]), ValueError, "state[1]: expected shape (2, 2, 5), got (2, 2, 4)"),
-    ((h.astype(complex), h), TypeError, "state[0]: expected real numbers, got dtype complex128"),
-    ((h, h.astype(object)), TypeError, "state[1]: expected real numbers, got dtype object"),
-    ((h, h.astype(str)), TypeError, "state[1]: expected real numbers, got dtype <U32"),
-    ((h, "text"), TypeError, "state[1]: expected real numbers, got dtype <U4"),
+    (
+        "lstm",
+        h,
+        ValueError,
+        "state: expected a pair (h_0, c_0), got array of shape (2, 2, 5) and dtype float64",
+    ),
+    ("lstm", "hc", ValueError, "state: expected a pair (h_0, c_0), got 'hc'"),
+    ("lstm", 7, ValueError, "state: expected a pair (h_0, c_0), got 7"),
+    ("lstm", (h[:1], h), ValueError, "state[0]: expected shape (2, 2, 5), got (1, 2, 5)"),
+    ("lstm", (h, h[:, :1]), ValueError, "state[1]: expected shape (2, 2, 5), got (2, 1, 5)"),
+    ("lstm", (h, h[:, 0]), ValueError, "state[1]: expected shape (2, 2, 5), got (2, 5)"),
+    ("lstm", (h, h[:, :, :4]), ValueError, "state[1]: expected shape (2, 2, 5), got (2, 2, 4)"),
+    ("lstm", (h.astype(complex), h), TypeError, "state[0]: expected real numbers, got dtype complex128"),
+    ("lstm", (h, h.astype(object)), TypeError, "state[1]: expected real numbers, got dtype object"),
+    ("lstm", (h, h.astype(str)), TypeError, "state[1]: expected real numbers, got dtype <U32"),
+    ("lstm", (h, "text"), TypeError, "state[1]: expected real numbers, got dtype <U4"),
+    ("rnn", h[:1], ValueError, "state: expected shape (2, 2, 5), got (1, 2, 5)"),
+    ("rnn", h[0], ValueError, "state: expected shape (2, 2, 5), got (2, 5)"),
+    ("rnn", h[:, :, :4], ValueError, "state: expected shape (2, 2, 5), got (2, 2, 4)"),
+    ("rnn", (h, h), ValueError, "state: expected shape (2, 2, 5), got (2, 2, 2, 5)"),
+    ("rnn", h.astype(complex), TypeError, "state: expected real numbers, got dtype complex128"),
+    ("rnn", "text", TypeError, "state: expected real numbers, got dtype <U4"),
 ]
 
 
 @pytest.mark.parametrize("call", ["__call__", "forward", "trace"])
-@pytest.mark.parametrize(("value", "error", "message"), STATES, ids=[message for _, _, message in STATES])
-def test_state_of_another_shape_or_kind(value, error, message, call, backend):
-    refuses(make(backend=backend), lambda lstm: getattr(lstm, call)(x, value), error, message)
+@pytest.mark.parametrize(
+    ("kind", "value", "error", "message"), STATES, ids=[f"{kind}-{message}" for kind, _, _, message in STATES]
+)
+def test_state_of_another_shape_or_kind(kind, value, error, message, call, backend):
+    refuses(make(kind, backend=backend), lambda layer: getattr(layer, call)(x, value), error, message)
 
 
 @pytest.mark.parametrize("count", [0, 1, 3])
 def test_state_of_another_number_of_parts(count, backend):
-    lstm = make(backend=backend)
+    lstm = make("lstm", backend=backend)
     with unchanged(lstm), pytest.raises(ValueError, match=r"^state: expected a pair \(h_0, c_0\), got "):
         lstm.forward(x, (h,) * count)
 
 
-def test_state_of_one_sequence_has_no_batch_axis(backend):
-    message = "state[0]: expected shape (2, 5), got (2, 1, 5)"
-    refuses(make(backend=backend), lambda lstm: lstm(x[:, 0], (h[:, :1], h[:, :1])), ValueError, message)
+@pytest.mark.parametrize(("kind", "named"), [("lstm", "state[0]"), ("rnn", "state")])
+def test_state_of_one_sequence_has_no_batch_axis(kind, named, backend):
+    one = h[:, :1]
+    state = (one, one) if kind == "lstm" else one
+    message = f"{named}: expected shape (2, 5), got (2, 1, 5)"
+    refuses(make(kind, backend=backend), lambda layer: layer(x[:, 0], state), ValueError, message)
 
 
 LENGTHS = [
@@ -130,8 +144,8 @@ LENGTHS = [
 
 @pytest.mark.parametrize("call", ["__call__", "forward", "trace"])
 @pytest.mark.parametrize(("value", "error", "message"), LENGTHS, ids=[message for _, _, message in LENGTHS])
-def test_lengths_out_of_range_or_of_another_count_or_kind(value, error, message, call, backend):
-    refuses(make(backend=backend), lambda lstm: getattr(lstm, call)(x, lengths=value), error, message)
+def test_lengths_out_of_range_or_of_another_count_or_kind(kind, value, error, message, call, backend):
+    refuses(make(kind, backend=backend), lambda layer: getattr(layer, call)(x, lengths=value), error, message)
 
 
 DY = "dy: expected shape (4, 2, 5), got "
@@ -144,55 +158,69 @@ BACKWARD = [
     ({"dy": np.zeros((T, B, H), complex)}, TypeError, "dy: expected real numbers, got dtype complex128"),
     ({"dy": np.zeros((T, B, H), object)}, TypeError, "dy: expected real numbers, got dtype object"),
     ({}, ValueError, "dy, dstate: expected at least one of them, got None for both"),
-    ({"dstate": (None, None)}, ValueError, "dy, dstate: expected at least one of them, got None for both"),
-    ({"dstate": (h, h[:1])}, ValueError, "dstate[1]: expected shape (2, 2, 5), got (1, 2, 5)"),
-    ({"dstate": (h, h.astype(complex))}, TypeError, "dstate[1]: expected real numbers, got dtype complex128"),
-    ({"dstate": "hc"}, ValueError, "dstate: expected a pair (dh_n, dc_n), got 'hc'"),
     ({"dy": np.zeros((T, B, H)), "accumulate": 1}, TypeError, "accumulate: expected True or False, got 1"),
 ]
+DSTATES = [
+    (
+        "lstm",
+        {"dstate": (None, None)},
+        ValueError,
+        "dy, dstate: expected at least one of them, got None for both",
+    ),
+    ("lstm", {"dstate": (h, h[:1])}, ValueError, "dstate[1]: expected shape (2, 2, 5), got (1, 2, 5)"),
+    (
+        "lstm",
+        {"dstate": (h, h.astype(complex))},
+        TypeError,
+        "dstate[1]: expected real numbers, got dtype complex128",
+    ),
+    ("lstm", {"dstate": "hc"}, ValueError, "dstate: expected a pair (dh_n, dc_n), got 'hc'"),
+    ("rnn", {"dstate": h[0]}, ValueError, "dstate: expected shape (2, 2, 5), got (2, 5)"),
+    ("rnn", {"dstate": (h, h)}, ValueError, "dstate: expected shape (2, 2, 5), got (2, 2, 2, 5)"),
+    ("rnn", {"dstate": h.astype(complex)}, TypeError, "dstate: expected real numbers, got dtype complex128"),
+]
+BACKWARD = [(kind, *case) for case in BACKWARD for kind in LAYERS] + DSTATES
 
 
 @pytest.mark.parametrize(
-    ("arguments", "error", "message"), BACKWARD, ids=[message for _, _, message in BACKWARD]
+    ("kind", "arguments", "error", "message"),
+    BACKWARD,
+    ids=[f"{kind}-{message}" for kind, _, _, message in BACKWARD],
 )
-def test_derivatives_of_another_shape_or_kind(arguments, error, message, backend):
-    refuses(make(backend=backend), lambda lstm: lstm.backward(**arguments), error, message)
+def test_derivatives_of_another_shape_or_kind(kind, arguments, error, message, backend):
+    refuses(make(kind, backend=backend), lambda layer: layer.backward(**arguments), error, message)
 
 
-def test_dy_of_another_shape_for_other_layouts(backend):
-    lstm = make(backend=backend, batch_first=True)
+def test_dy_of_another_shape_for_other_layouts(kind, backend):
+    layer = make(kind, backend=backend, batch_first=True)
     message = "dy: expected shape (2, 4, 5), got (4, 2, 5)"
-    refuses(lstm, lambda lstm: lstm.backward(np.zeros((T, B, H))), ValueError, message)
-    lstm.forward(x[:, 0])
-    refuses(
-        lstm,
-        lambda lstm: lstm.backward(np.zeros((T, 1, H))),
-        ValueError,
-        "dy: expected shape (4, 5), got (4, 1, 5)",
-    )
+    refuses(layer, lambda layer: layer.backward(np.zeros((T, B, H))), ValueError, message)
+    layer.forward(x[:, 0])
+    message = "dy: expected shape (4, 5), got (4, 1, 5)"
+    refuses(layer, lambda layer: layer.backward(np.zeros((T, 1, H))), ValueError, message)
 
 
-def test_backward_before_forward(backend):
-    lstm = clstm.LSTM(I, H, backend=backend)
+def test_backward_before_forward(kind, backend):
+    layer = LAYERS[kind](I, H, backend=backend)
     message = "backward: expected a call of forward before it, got none"
-    refuses(lstm, lambda lstm: lstm.backward(np.zeros((T, B, H))), RuntimeError, message)
-    lstm(x)
-    refuses(lstm, lambda lstm: lstm.backward(np.zeros((T, B, H))), RuntimeError, message)
+    refuses(layer, lambda layer: layer.backward(np.zeros((T, B, H))), RuntimeError, message)
+    layer(x)
+    refuses(layer, lambda layer: layer.backward(np.zeros((T, B, H))), RuntimeError, message)
 
 
-def test_refused_calls_leave_the_next_ones_as_if_they_had_not_been(backend):
-    lstm, untouched = make(backend=backend), make(backend=backend)
-    d = draw_inputs(lstm, T, B)
+def test_refused_calls_leave_the_next_ones_as_if_they_had_not_been(kind, backend):
+    layer, untouched = make(kind, backend=backend), make(kind, backend=backend)
+    d = draw_inputs(layer, T, B)
     for call in (
-        lambda: lstm.forward(x[:, :, :2]),
-        lambda: lstm.forward(x, lengths=[9, 9]),
-        lambda: lstm.backward(x),
+        lambda: layer.forward(x[:, :, :2]),
+        lambda: layer.forward(x, lengths=[9, 9]),
+        lambda: layer.backward(x),
     ):
         with pytest.raises(ValueError, match="expected"):
             call()
-    assert_same_bits(lstm.backward(d.dy)[0], untouched.backward(d.dy)[0])
+    assert_same_bits(layer.backward(d.dy)[0], untouched.backward(d.dy)[0])
     # The generator of dropout has not moved either.
-    assert_same_bits(lstm.forward(d.x)[0], untouched.forward(d.x)[0])
+    assert_same_bits(layer.forward(d.x)[0], untouched.forward(d.x)[0])
 
 
 STEPS = [
@@ -201,21 +229,37 @@ STEPS = [
     ((x,), ValueError, "x_t: expected shape (B, 3), got (4, 2, 3)"),
     ((1.0,), ValueError, "x_t: expected shape (B, 3), got ()"),
     ((x[0].astype(complex),), TypeError, "x_t: expected real numbers, got dtype complex128"),
-    ((x[0], (h, h[:, 0])), ValueError, "state[1]: expected shape (2, 2, 5), got (2, 5)"),
-    ((x[0], h), ValueError, "state: expected a pair (h, c), got array of shape (2, 2, 5) and dtype float64"),
-    ((x[0, 0], (h, h)), ValueError, "state[0]: expected shape (2, 5), got (2, 2, 5)"),
 ]
+STEP_STATES = [
+    ("lstm", (x[0], (h, h[:, 0])), ValueError, "state[1]: expected shape (2, 2, 5), got (2, 5)"),
+    (
+        "lstm",
+        (x[0], h),
+        ValueError,
+        "state: expected a pair (h, c), got array of shape (2, 2, 5) and dtype float64",
+    ),
+    ("lstm", (x[0, 0], (h, h)), ValueError, "state[0]: expected shape (2, 5), got (2, 2, 5)"),
+    ("rnn", (x[0], h[:, 0]), ValueError, "state: expected shape (2, 2, 5), got (2, 5)"),
+    ("rnn", (x[0, 0], h), ValueError, "state: expected shape (2, 5), got (2, 2, 5)"),
+]
+STEPS = [(kind, *case) for case in STEPS for kind in LAYERS] + STEP_STATES
 
 
-@pytest.mark.parametrize(("arguments", "error", "message"), STEPS, ids=[message for _, _, message in STEPS])
-def test_step_of_another_shape_or_kind(arguments, error, message, backend):
-    refuses(make(backend=backend), lambda lstm: lstm.step(*arguments), error, message)
+@pytest.mark.parametrize(
+    ("kind", "arguments", "error", "message"),
+    STEPS,
+    ids=[f"{kind}-{message}" for kind, _, _, message in STEPS],
+)
+def test_step_of_another_shape_or_kind(kind, arguments, error, message, backend):
+    refuses(make(kind, backend=backend), lambda layer: layer.step(*arguments), error, message)
 
 
-def test_step_of_a_bidirectional_lstm(backend):
-    lstm = clstm.LSTM(I, H, bidirectional=True, backend=backend)
-    message = "step: expected a unidirectional LSTM; the reverse direction needs the whole sequence first"
-    refuses(lstm, lambda lstm: lstm.step(x[0]), ValueError, message)
+@pytest.mark.parametrize("call", ["step", "stream"])
+def test_single_steps_of_a_bidirectional_layer(kind, call, backend):
+    layer = LAYERS[kind](I, H, bidirectional=True, backend=backend)
+    reason = "the reverse direction needs the whole sequence first"
+    message = f"{call}: expected a unidirectional {kind.upper()}; {reason}"
+    refuses(layer, lambda layer: getattr(layer, call)(*[x[0]] * (call == "step")), ValueError, message)
 
 
 FLOATS = "dtype: expected float32 or float64, got "
@@ -251,26 +295,36 @@ CONSTRUCTORS = [
     ({"bias": 1}, TypeError, "bias: expected True or False, got 1"),
     ({"batch_first": "no"}, TypeError, "batch_first: expected True or False, got 'no'"),
     ({"bidirectional": None}, TypeError, "bidirectional: expected True or False, got None"),
-    ({"forget_bias": float("nan")}, ValueError, "forget_bias: expected a finite number, got nan"),
-    ({"forget_bias": "1"}, TypeError, "forget_bias: expected a number, got '1'"),
-    ({"forget_bias": 1.0, "bias": False}, ValueError, "forget_bias: expected None without a bias, got 1.0"),
     ({"rng": -1}, ValueError, "rng: expected at least 0, got -1"),
     ({"rng": "seed"}, TypeError, "rng: expected an integer, got 'seed'"),
     ({"rng": 1.5}, TypeError, "rng: expected an integer, got 1.5"),
+]
+FORGET_BIASES = [
+    ({"forget_bias": float("nan")}, ValueError, "forget_bias: expected a finite number, got nan"),
+    ({"forget_bias": "1"}, TypeError, "forget_bias: expected a number, got '1'"),
+    ({"forget_bias": 1.0, "bias": False}, ValueError, "forget_bias: expected None without a bias, got 1.0"),
 ]
 
 
 @pytest.mark.parametrize(
     ("arguments", "error", "message"), CONSTRUCTORS, ids=[message for _, _, message in CONSTRUCTORS]
 )
-def test_constructor_refuses(arguments, error, message):
+def test_constructor_refuses(kind, arguments, error, message):
     with pytest.raises(error, match=exactly(message)):
-        clstm.LSTM(**{"input_size": I, "hidden_size": H} | arguments)
+        LAYERS[kind](**{"input_size": I, "hidden_size": H} | arguments)
 
 
-def test_options_are_keywords():
+@pytest.mark.parametrize(("arguments", "error", "message"), FORGET_BIASES)
+def test_forget_bias_is_none_or_a_number_of_an_lstm_with_biases(arguments, error, message):
+    with pytest.raises(error, match=exactly(message)):
+        clstm.LSTM(I, H, **arguments)
+    with pytest.raises(TypeError, match="forget_bias"):
+        clstm.RNN(I, H, **arguments)
+
+
+def test_options_are_keywords(kind):
     with pytest.raises(TypeError, match="positional"):
-        clstm.LSTM(I, H, 1, True)
+        LAYERS[kind](I, H, 1, True)
 
 
 def test_messages_do_not_print_whole_arguments():

@@ -109,5 +109,5 @@ def test_dir_names_the_submodules_that_come_when_asked_for():
 def test_submodules_are_attributes_that_come_when_asked_for():
     code = "import clstm; print(clstm.nn.__name__, clstm.plot.__name__, clstm.datasets.__name__)"
     assert run_python(code).stdout.split() == ["clstm.nn", "clstm.plot", "clstm.datasets"]
-    with pytest.raises(AttributeError, match="module 'clstm' has no attribute 'layers'"):
-        _ = clstm.layers
+    with pytest.raises(AttributeError, match="module 'clstm' has no attribute 'layer'"):
+        _ = clstm.layer

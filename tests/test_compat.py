@@ -243,7 +243,7 @@ class Twin:
         bias = np.concatenate([values[self.gates[gate][1]][:, 0] for gate in "ifgo"])
         params = {"weight_ih_l0": weights[:, first], "weight_hh_l0": weights[:, second], "bias_l0": bias}
         zeros = np.zeros((1, 1, H), np.result_type(weights, bias))
-        return oracle(params, 1, False, X[:, None], zeros, zeros, [len(X)])[0][:, 0]
+        return oracle("lstm", params, 1, False, X[:, None], (zeros, zeros), [len(X)])[0][:, 0]
 
     def loss(self, values, X):
         """Return half the squared distance from TARGET of what is read off, or of the last hidden state."""
@@ -538,16 +538,38 @@ def test_core_shares_the_parameters(twin):
         model.core = None
 
 
-@pytest.mark.parametrize("name", BACKWARD)
+# Gradients through the last forward pass once more.
+AGAIN = {
+    "sequence_regressor": lambda model: model.gradients(TARGET[:D], model.y_hat),
+    "last_state": lambda model: model.gradients(TARGET),
+    "step_readout": lambda model: model.gradients(at_the_end(TARGET[:O])),
+    "step_sequence": lambda model: model.gradients(at_the_end(TARGET[:, 0])),
+    "gate_inspection": lambda model: model.gradients(TARGET[:O]),
+}
+
+
+@pytest.mark.parametrize("name", AGAIN)
 def test_using_the_core_leaves_the_pass_of_the_twin_alone(name):
     twin, model = TWINS[name], TWINS[name].make()
     twin.differentiate(model, X)
-    before = copy.deepcopy(model._record()._asdict())
+    expected = AGAIN[name](model)
     for _ in range(3):
+        model.core(np.ones((2, 1, D)))
         model.core.forward(np.ones((T, 1, D)))
         model.core.backward(np.ones((T, 1, H)))
-    for name, value in model._record()._asdict().items():
-        assert np.array_equal(value, before[name])
+    for parameter, value in AGAIN[name](model).items():
+        assert_same_bits(value, expected[parameter], parameter)
+
+
+@pytest.mark.parametrize("name", AGAIN)
+def test_gradients_of_the_core_are_those_of_the_twin(name):
+    twin, model = TWINS[name], TWINS[name].make()
+    gradients = twin.differentiate(model, X)
+    for gate, bias in zip(("f", "o"), (slice(H, 2 * H), slice(3 * H, 4 * H)), strict=True):
+        assert_same_bits(model.core.grads["bias_l0"][bias], gradients[twin.gates[gate][1]][:, 0])
+    first = slice(D) if twin.concat == "xh" else slice(H, None)
+    expected = np.concatenate([gradients[twin.gates[gate][0]][:, first] for gate in "ifgo"])
+    assert_same_bits(np.ascontiguousarray(model.core.grads["weight_ih_l0"]), expected)
 
 
 def test_trace_shows_gates_and_states(twin):
@@ -663,6 +685,63 @@ def test_columns_side_by_side_are_a_batch(name):
             else:
                 for part, expected_part in zip(got, expected, strict=True):
                     assert_close(part[:, b : b + 1], expected_part, "forward")
+
+
+def run_cell(cell, B, seed=4, after=lambda _: None):
+    """Run a cell over COLUMN_BATCH, call a function after each step; return the caches."""
+    h, c = np.random.default_rng(seed).uniform(-1, 1, (2, H, B))
+    caches = []
+    for x in COLUMN_BATCH[:, :, :B]:
+        h, c, cache = cell.forward(x, h, c)
+        caches.append(cache)
+        after(cache)
+    return caches
+
+
+def results_of(cell, cache, B):
+    dh, dc = np.random.default_rng(5).standard_normal((2, H, B))
+    dx, dh_prev, dc_prev, gradients = cell.backward(dh, dc, cache)
+    return [dx, dh_prev, dc_prev, *gradients.values()]
+
+
+@pytest.mark.parametrize("B", [1, 4])
+def test_cell_goes_back_from_its_cache_alone(B):
+    """In any order, whatever ran in between, as often as one likes, also from a copy of the cache."""
+    cell = TWINS["gate_inspection cell"].make()
+    expected = []
+    run_cell(cell, B, after=lambda cache: expected.append(results_of(cell, cache, B)))
+    assert not np.array_equal(expected[0][0], expected[1][0])
+    caches = run_cell(cell, B)
+    run_cell(cell, 2, seed=6)
+    cell.core.forward(np.ones((T, 1, D)))
+    cell.core.backward(np.ones((T, 1, H)))
+    with unchanged(cell.core):
+        for t in (T - 1, 0, 3, 3):
+            for cache in (caches[t], copy.deepcopy(caches[t]), pickle.loads(pickle.dumps(caches[t]))):
+                for got, wanted in zip(results_of(cell, cache, B), expected[t], strict=True):
+                    assert_same_bits(np.ascontiguousarray(got), np.ascontiguousarray(wanted))
+
+
+def test_kept_caches_of_a_cell_give_the_gradients_of_the_sequence():
+    """The definition differentiates the whole sequence; two sequences are kept at once."""
+    cell = TWINS["gate_inspection cell"].make()
+    first, second = run_cell(cell, 4), run_cell(cell, 4, seed=6)
+    for caches, seed in ((first, 4), (second, 6)):
+        (dh, dc), total = np.zeros((2, H, 4)), {}
+        for cache in reversed(caches):
+            dh = dh + 1
+            _, dh, dc, gradients = cell.backward(dh, dc, cache)
+            total = {name: value + total.get(name, 0) for name, value in gradients.items()}
+        h_0, c_0 = np.random.default_rng(seed).uniform(-1, 1, (2, H, 4))
+        lstm = clstm.reference.LSTM.from_params(cell.core.state_dict())
+        lstm.forward(COLUMN_BATCH.swapaxes(1, 2), (h_0.T[None], c_0.T[None]))
+        _, (dh_0, dc_0) = lstm.backward(np.ones((T, 4, H)))
+        assert_close(dh, dh_0[0].T, "backward", "dh_0")
+        assert_close(dc, dc_0[0].T, "backward", "dc_0")
+        for gate, name in enumerate(("Wi", "Wf", "Wc", "Wo")):
+            rows = slice(gate * H, (gate + 1) * H)
+            parts = [lstm.grads[part][rows] for part in ("weight_ih_l0", "weight_hh_l0")]
+            assert_close(total[name], np.concatenate(parts, axis=1), "backward", name)
 
 
 def test_rnn_cell_takes_columns_side_by_side():
@@ -842,8 +921,10 @@ def test_bad_input_is_refused_before_anything_changes(name, call, message):
     twin, model = TWINS[name], TWINS[name].make()
     twin.differentiate(model, X)
     state = {name: value for name, value in vars(model).items() if not name.startswith("_")}
-    with unchanged(model.core), unchanged(model._runner), pytest.raises(ValueError, match=f"^{message}"):
+    tape = model._tape
+    with unchanged(model.core), pytest.raises(ValueError, match=f"^{message}"):
         call(model)
+    assert model._tape is tape
     assert {name: value for name, value in vars(model).items() if not name.startswith("_")} == state
 
 
@@ -984,6 +1065,24 @@ def test_changes_in_place_are_seen_both_ways(concat):
     assert (own.b_forget == 1.5).all()
 
 
+def test_parameters_that_are_assigned_show_in_the_object():
+    own = Own("hx")
+    lstm = accelerate(own, gates=OWN_GATES, concat="hx")
+    views = dict(vars(own))
+    lstm.params["bias_l0"] = np.arange(4 * H)
+    assert_same_bits(own.b_candidate[:, 0], np.arange(2 * H, 3 * H, dtype=float))
+    lstm.params.update({"weight_ih_l0": np.full((4 * H, D), 0.25)})
+    assert (own.W_output[:, H:] == 0.25).all()
+    lstm.flat_params = lstm.flat_params * 0.5
+    assert (own.W_output[:, H:] == 0.125).all()
+    assert all(getattr(own, name) is view for name, view in views.items())
+    assert_close(lstm(X)[0], own.states(), "forward")
+    own.W_forget = own.W_forget + 1  # is taken in before a new value is, which covers it
+    lstm.params["weight_hh_l0"] = np.zeros((4 * H, H))
+    assert (own.W_forget[:, :H] == 0).all()
+    assert_close(lstm(X)[0], own.states(), "forward")
+
+
 USES = {
     "call": lambda lstm: lstm(X)[0],
     "forward": lambda lstm: lstm.forward(X)[0],
@@ -1040,13 +1139,13 @@ def test_backward_and_the_next_forward_use_arrays_bound_in_between():
 def test_an_array_bound_later_that_does_not_fit_is_refused_and_nothing_taken_in():
     own = Own()
     lstm = accelerate(own, gates=OWN_GATES, concat="xh")
-    before = lstm.flat_params.copy()
+    storage, before = lstm.flat_params, lstm.flat_params.copy()
     fitting = own.W_forget = own.W_forget + 1
     own.b_output = np.ones(H)
     for use in (lambda: lstm(X), lambda: lstm.params, lambda: lstm.flat_params):
         with pytest.raises(ValueError, match=r"^b_output: expected shape \(5, 1\), got \(5,\)"):
             use()
-        assert_same_bits(lstm.__dict__["flat_params"], before)
+        assert_same_bits(storage, before)
         assert own.W_forget is fitting
     own.b_output = np.ones((H, 1))
     assert_close(lstm(X)[0], own.states(), "forward")

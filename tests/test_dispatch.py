@@ -1,15 +1,15 @@
-"""Which kernel build is picked, what CLSTM_ISA may say, and that importing changes nothing in the process."""
+"""Which kernel build is picked, what CLSTM_ISA may say, what an import brings, the memory tapes borrow."""
 
 import ast
+import gc
 import importlib
 import json
 import os
-import subprocess
 import sys
 
 import numpy as np
 import pytest
-from conftest import BUILDS, CTYPES
+from conftest import BUILDS, CTYPES, run_python
 
 import clstm
 from clstm import _cpu, _dispatch, reference
@@ -22,26 +22,15 @@ sys.modules["clstm._cpu"] = types.SimpleNamespace(features=lambda: (), supports=
 REPORT = "import clstm, json; print(json.dumps(clstm.show_config()))"
 
 
-def run_python(code, isa, folder):
-    """Run code in a fresh interpreter under CLSTM_ISA; None means without it."""
-    environment = {name: value for name, value in os.environ.items() if name != "CLSTM_ISA"}
-    if isa is not None:
-        environment["CLSTM_ISA"] = isa
-    # The package under test.
-    environment["PYTHONPATH"] = os.path.dirname(os.path.dirname(os.path.abspath(clstm.__file__)))
-    command = [sys.executable, "-c", code]
-    return subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, check=False)
-
-
-def test_every_runnable_build_can_be_forced(build, tmp_path):
-    result = run_python(REPORT, build, tmp_path)
+def test_every_runnable_build_can_be_forced(build):
+    result = run_python(REPORT, CLSTM_ISA=build)
     assert result.returncode == 0, result.stderr
     assert json.loads(result.stdout)["build"] == build
 
 
 @pytest.mark.parametrize("isa", [None, ""], ids=["unset", "empty"])
-def test_best_build_is_picked_when_none_is_named(isa, tmp_path):
-    result = run_python(REPORT, isa, tmp_path)
+def test_best_build_is_picked_when_none_is_named(isa):
+    result = run_python(REPORT, CLSTM_ISA=isa)
     assert result.returncode == 0, result.stderr
     assert json.loads(result.stdout)["build"] == BUILDS[0]
 
@@ -54,28 +43,28 @@ def test_builds_are_ordered_best_first():
 
 
 @pytest.mark.parametrize("isa", ["avx2", "X86_64_V3", "x86_64_v9", "native", "1", " "])
-def test_impossible_isa_fails_loudly(isa, tmp_path):
-    result = run_python("import clstm", isa, tmp_path)
+def test_impossible_isa_fails_loudly(isa):
+    result = run_python("import clstm", CLSTM_ISA=isa)
     assert result.returncode != 0
     expected = f"ImportError: CLSTM_ISA: expected one of x86_64_v4, x86_64_v3, baseline, got {isa!r}"
     assert result.stderr.strip().splitlines()[-1] == expected
 
 
 @pytest.mark.parametrize("isa", ["x86_64_v3", "x86_64_v4"])
-def test_isa_that_the_processor_lacks_fails_loudly(isa, tmp_path):
-    result = run_python(PLAIN_PROCESSOR + "import clstm", isa, tmp_path)
+def test_isa_that_the_processor_lacks_fails_loudly(isa):
+    result = run_python(PLAIN_PROCESSOR + "import clstm", CLSTM_ISA=isa)
     assert result.returncode != 0
     expected = f"ImportError: CLSTM_ISA: expected one of baseline on this processor, got {isa!r}"
     assert result.stderr.strip().splitlines()[-1] == expected
 
 
 @pytest.mark.parametrize("isa", [None, "baseline"], ids=["unset", "baseline"])
-def test_plain_processor_runs_the_baseline(isa, tmp_path):
+def test_plain_processor_runs_the_baseline(isa):
     code = (
         PLAIN_PROCESSOR
         + "import clstm; print(clstm.show_config()['build'], clstm.LSTM(2, 3)([[0, 1]])[0].shape)"
     )
-    result = run_python(code, isa, tmp_path)
+    result = run_python(code, CLSTM_ISA=isa)
     assert (result.returncode, result.stdout.strip()) == (0, "baseline (1, 3)"), result.stderr
 
 
@@ -106,27 +95,17 @@ def test_config_tells_the_build_in_use():
     json.dumps(config)
 
 
+def test_functions_of_a_backend_are_those_of_the_definition():
+    assert _dispatch.FUNCTIONS == ("forward", "backward", "step")
+
+
 @pytest.mark.parametrize("name", _dispatch.FUNCTIONS)
 def test_backend_for_a_dtype_is_the_functions_of_the_chosen_build(name, dtype):
     kernels = importlib.import_module(_dispatch.BUILDS[_dispatch.isa])
     got = getattr(_dispatch.backend("auto", np.dtype(dtype)), name)
     assert got is getattr(kernels, name)[CTYPES[dtype]]
+    assert _dispatch.backend("auto", np.dtype(dtype)).Stream is kernels.Stream
     assert _dispatch.backend("numpy", np.dtype(dtype)) is reference
-
-
-def test_importing_every_build_leaves_denormals_alone():
-    for build in BUILDS:
-        importlib.import_module(_dispatch.BUILDS[build])
-    assert np.float32(1e-40) * np.float32(1) != 0
-    assert np.float64(1e-310) * np.float64(1) != 0
-
-
-def test_calls_leave_denormals_alone(dtype):
-    lstm = clstm.LSTM(2, 3, dtype=dtype)
-    lstm.forward(np.ones((3, 2, 2)))
-    lstm.backward(np.ones((3, 2, 3)))
-    assert np.float32(1e-40) * np.float32(1) != 0
-    assert np.float64(1e-310) * np.float64(1) != 0
 
 
 def test_reference_needs_numpy_alone():
@@ -135,3 +114,105 @@ def test_reference_needs_numpy_alone():
     imported = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
     imported |= {node.module for node in nodes if isinstance(node, ast.ImportFrom) and not node.level}
     assert {name.partition(".")[0] for name in imported} - set(sys.stdlib_module_names) == {"numpy"}
+
+
+# -------------------------------------------------------------------------------------- memory from the pool
+
+# Of one cache line, of no whole number of them, of many pages.
+SHAPES = [(16,), (3, 7, 5), (40, 50, 60)]
+
+
+def address(array):
+    return array.__array_interface__["data"][0]
+
+
+@pytest.fixture
+def no_collection():
+    """Keep arrays that wait for the collector of cycles from giving memory back in between."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_empty_array_is_writable_aligned_and_of_the_wanted_shape(dtype, shape):
+    array = _dispatch.empty(shape, np.dtype(dtype))
+    assert (array.shape, array.dtype) == (shape, np.dtype(dtype))
+    assert array.flags.c_contiguous
+    assert array.flags.writeable
+    assert address(array) % 64 == 0
+    array[...] = 7
+    assert (array == 7).all()
+
+
+@pytest.mark.usefixtures("no_collection")
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_memory_of_an_array_comes_back_when_it_is_gone(dtype, shape):
+    array = _dispatch.empty(shape, np.dtype(dtype))
+    before = address(array)
+    del array
+    assert address(_dispatch.empty(shape, np.dtype(dtype))) == before
+
+
+@pytest.mark.usefixtures("no_collection")
+@pytest.mark.parametrize(
+    "view_of",
+    [lambda a: a[-1:], lambda a: a.T, lambda a: a.reshape(-1), memoryview],
+    ids=["slice", "transposed", "flat", "memoryview"],
+)
+def test_view_keeps_the_memory_of_its_array(dtype, view_of):
+    array = _dispatch.empty((40, 50), np.dtype(dtype))
+    array[...] = 7
+    before, view = address(array), view_of(array)
+    del array
+    others = [_dispatch.empty((40, 50), np.dtype(dtype)) for _ in range(3)]
+    for other in others:
+        assert address(other) != before
+        other[...] = 5
+    assert (np.asarray(view) == 7).all()
+    del view
+    assert address(_dispatch.empty((40, 50), np.dtype(dtype))) == before
+
+
+def test_arrays_that_live_at_once_share_no_memory(dtype):
+    arrays = [_dispatch.empty((7, n), np.dtype(dtype)) for n in range(1, 60)]
+    for n, array in enumerate(arrays):
+        array[...] = n
+    for n, array in enumerate(arrays):
+        assert (array == n).all()
+
+
+@pytest.mark.parametrize("shape", [(0,), (0, 3, 5), (4, 0, 5), (0, 0, 0)], ids=str)
+def test_empty_array_may_have_no_elements(dtype, shape):
+    array = _dispatch.empty(shape, np.dtype(dtype))
+    assert (array.shape, array.dtype) == (shape, np.dtype(dtype))
+    array[...] = 7
+    assert array.sum() == 0
+
+
+@pytest.mark.parametrize("shape", [(2**40, 2**20), (2**62,)], ids=str)
+def test_memory_that_nobody_has_is_an_ordinary_exception(dtype, shape):
+    with pytest.raises((MemoryError, OverflowError, ValueError)):
+        _dispatch.empty(shape, np.dtype(dtype))
+
+
+@pytest.mark.usefixtures("no_collection")
+@pytest.mark.parametrize("bytes_", [1, 8, 16, 31, 32])
+def test_memory_of_small_arrays_comes_back_too(bytes_):
+    array = _dispatch.empty((bytes_,), np.dtype("uint8"))
+    before = address(array)
+    del array
+    assert address(_dispatch.empty((bytes_,), np.dtype("uint8"))) == before
+
+
+@pytest.mark.usefixtures("no_collection")
+def test_short_calls_do_not_drive_a_large_block_out_of_the_pool(dtype):
+    layer, x = clstm.LSTM(2, 3, dtype=dtype), np.ones((1, 2))
+    layer(x)
+    array = _dispatch.empty((500, 1000), np.dtype(dtype))
+    before = address(array)
+    del array
+    for _ in range(100):
+        layer(x)
+    assert address(_dispatch.empty((500, 1000), np.dtype(dtype))) == before

@@ -142,35 +142,35 @@ def test_losses_refuses_bad_input(history, error, message):
 # ------------------------------------------------------------------------------------------- gates, compare
 
 
-def panels_of(figure):
-    """Panels and colour bars of a figure of heat maps."""
-    panels = [axes for axes in figure.axes if axes.get_images()]
+def fields_of(figure):
+    """Fields and colour bars of a figure of heat maps."""
+    fields = [axes for axes in figure.axes if axes.get_images()]
     bars = [axes for axes in figure.axes if not axes.get_images()]
     figure.canvas.draw()
-    return panels, bars
+    return fields, bars
 
 
 def test_gates_draws_each_part_of_the_layer_and_row():
     pytest.importorskip("matplotlib")
     figure = plot.gates(LSTM_TRACE, layer=1, row=2, title="Title")
-    panels, bars = panels_of(figure)
-    assert len(panels) == len(bars) == 6
+    fields, bars = fields_of(figure)
+    assert len(fields) == len(bars) == 6
     assert figure.get_suptitle() == "Title"
-    for part, axes in zip("figoch", panels, strict=True):
+    for part, axes in zip("figoch", fields, strict=True):
         (image,) = axes.get_images()
         np.testing.assert_array_equal(image.get_array(), getattr(LSTM_TRACE, part)[1, :, 2].T, err_msg=part)
         assert image.get_extent() == [0.5, 7.5, 4.5, -0.5]
         assert image.get_interpolation() == "nearest"  # nothing between two units or steps
         assert image.colorbar.ax in bars
-        # The bar stands to the right of its own panel, at its height.
-        panel, bar = axes.get_position(), image.colorbar.ax.get_position()
-        assert 0 < bar.x0 - panel.x1 < panel.width / 4
-        assert panel.y0 <= bar.y0 < bar.y1 <= panel.y1
+        # The bar stands to the right of its own field, at its height.
+        field, bar = axes.get_position(), image.colorbar.ax.get_position()
+        assert 0 < bar.x0 - field.x1 < field.width / 4
+        assert field.y0 <= bar.y0 < bar.y1 <= field.y1
 
 
 def test_gates_has_limits_and_titles_that_tell_what_they_mean():
     pytest.importorskip("matplotlib")
-    panels, _ = panels_of(plot.gates(LSTM_TRACE))
+    fields, _ = fields_of(plot.gates(LSTM_TRACE))
     reach = np.abs(LSTM_TRACE.c[0, :, 0]).max()
     limits = {"f": (0, 1), "i": (0, 1), "g": (-1, 1), "o": (0, 1), "c": (-reach, reach), "h": (-1, 1)}
     words = {
@@ -181,51 +181,51 @@ def test_gates_has_limits_and_titles_that_tell_what_they_mean():
         "c": ("memory",),
         "h": ("-1",),
     }
-    for part, axes in zip("figoch", panels, strict=True):
+    for part, axes in zip("figoch", fields, strict=True):
         assert axes.get_images()[0].get_clim() == limits[part]
         assert all(word in axes.get_title(loc="left") for word in words[part])
 
 
-def test_gates_panels_share_one_time_axis():
+def test_gates_fields_share_one_time_axis():
     pytest.importorskip("matplotlib")
-    panels, _ = panels_of(plot.gates(LSTM_TRACE))
-    panels[0].set_xlim(2, 5)
-    assert all(axes.get_xlim() == (2, 5) for axes in panels)
+    fields, _ = fields_of(plot.gates(LSTM_TRACE))
+    fields[0].set_xlim(2, 5)
+    assert all(axes.get_xlim() == (2, 5) for axes in fields)
 
 
 def test_gates_draws_the_first_steps_only_on_demand():
     pytest.importorskip("matplotlib")
-    panels, _ = panels_of(plot.gates(LSTM_TRACE, steps=3))
-    assert all(axes.get_images()[0].get_array().shape == (5, 3) for axes in panels)
+    fields, _ = fields_of(plot.gates(LSTM_TRACE, steps=3))
+    assert all(axes.get_images()[0].get_array().shape == (5, 3) for axes in fields)
 
 
 def test_gates_draws_a_sequence_without_batch_axis():
     pytest.importorskip("matplotlib")
     one = clstm.Trace(*(getattr(LSTM_TRACE, part)[:, :, 1] for part in "ifgoch"))
-    panels, _ = panels_of(plot.gates(one))
-    np.testing.assert_array_equal(panels[0].get_images()[0].get_array(), LSTM_TRACE.f[0, :, 1].T)
+    fields, _ = fields_of(plot.gates(one))
+    np.testing.assert_array_equal(fields[0].get_images()[0].get_array(), LSTM_TRACE.f[0, :, 1].T)
 
 
 def test_gates_draws_a_cell_of_zeros_or_with_a_nan():
     pytest.importorskip("matplotlib")
     parts = {part: getattr(LSTM_TRACE, part).copy() for part in "ifgoch"}
     parts["c"][...] = 0
-    assert panels_of(plot.gates(clstm.Trace(**parts)))[0][4].get_images()[0].get_clim() == (-1, 1)
+    assert fields_of(plot.gates(clstm.Trace(**parts)))[0][4].get_images()[0].get_clim() == (-1, 1)
     parts["c"][0, 0, 0, :2] = np.nan, -3
-    assert panels_of(plot.gates(clstm.Trace(**parts)))[0][4].get_images()[0].get_clim() == (-3, 3)
+    assert fields_of(plot.gates(clstm.Trace(**parts)))[0][4].get_images()[0].get_clim() == (-3, 3)
 
 
 def test_compare_draws_cell_and_both_hidden_states():
     figure = pytest.importorskip("matplotlib.figure").Figure()
     assert plot.compare(LSTM_TRACE, RNN_TRACE, layer=1, row=2, figure=figure) is figure
-    panels, bars = panels_of(figure)
-    assert len(panels) == len(bars) == 3
+    fields, bars = fields_of(figure)
+    assert len(fields) == len(bars) == 3
     drawn = (LSTM_TRACE.c[1, :, 2], LSTM_TRACE.h[1, :, 2], RNN_TRACE.h[0, :, 2])
-    for axes, values, name in zip(panels, drawn, ("LSTM: cell", "LSTM: hidden", "RNN: hidden"), strict=True):
+    for axes, values, name in zip(fields, drawn, ("LSTM: cell", "LSTM: hidden", "RNN: hidden"), strict=True):
         np.testing.assert_array_equal(axes.get_images()[0].get_array(), values.T)
         assert axes.get_title(loc="left").startswith(name)
-    panels[0].set_xlim(2, 5)
-    assert panels[2].get_xlim() == (2, 5)
+    fields[0].set_xlim(2, 5)
+    assert fields[2].get_xlim() == (2, 5)
 
 
 @pytest.mark.parametrize(

@@ -1,15 +1,15 @@
-"""The definition: its gradients are complex-step derivatives of its forward pass; a second oracle agrees."""
+"""The definition of every kind of cell: exact gradients by complex steps; a second oracle agrees."""
 
 import inspect
 
 import numpy as np
 import pytest
 from conftest import (
+    KINDS,
     TOLERANCES,
     assert_close,
     assert_gradients_are_complex_step_derivatives,
     assert_same_bits,
-    complex_step_gradients,
     make_case,
     oracle,
     run,
@@ -32,48 +32,31 @@ SIZES = [
     pytest.param((2, 4, 5, 2), id="wide-input"),
 ]
 DIRECTIONS = [pytest.param(False, id="forward"), pytest.param(True, id="reverse")]
+EACH_KIND = pytest.mark.parametrize("kind", KINDS)  # for hypothesis, which is given no fixture
 LENGTHS = [pytest.param(None, id="full"), pytest.param("ragged", id="ragged")]
 
 
 @pytest.mark.parametrize("lengths", LENGTHS)
 @pytest.mark.parametrize("reverse", DIRECTIONS)
 @pytest.mark.parametrize("sizes", SIZES)
-def test_gradients_are_complex_step_derivatives(sizes, reverse, lengths):
-    assert_gradients_are_complex_step_derivatives(
-        reference, make_case(*sizes, reverse=reverse, lengths=lengths)
-    )
+def test_gradients_are_complex_step_derivatives(kind, sizes, reverse, lengths):
+    case = make_case(*sizes, kind=kind, reverse=reverse, lengths=lengths)
+    assert_gradients_are_complex_step_derivatives(reference, case)
 
 
-@pytest.mark.parametrize("only", ["dy", "dh_n", "dc_n"])
+@pytest.mark.parametrize(
+    ("kind", "only"),
+    [(name, f"d{v}") for name, kind in KINDS.items() for v in ("y", *map("{}_n".format, kind.states))],
+)
 @pytest.mark.parametrize("reverse", DIRECTIONS)
-def test_each_way_into_the_loss_alone_has_exact_gradients(only, reverse):
-    case = make_case(4, 3, 2, 3, reverse=reverse, lengths=[4, 2, 3])
+def test_each_way_into_the_loss_alone_has_exact_gradients(kind, only, reverse):
+    case = make_case(4, 3, 2, 3, kind=kind, reverse=reverse, lengths=[4, 2, 3])
     for name in {"dy", "dh_n", "dc_n"} - {only}:
         getattr(case, name)[...] = 0
     assert_gradients_are_complex_step_derivatives(reference, case)
 
 
-@pytest.mark.parametrize("reverse", DIRECTIONS)
-@pytest.mark.parametrize("time", [0, -1], ids=["first", "last"])
-def test_loss_at_one_end_of_time_has_exact_gradients(time, reverse):
-    case = make_case(5, 2, 2, 3, reverse=reverse)
-    kept = case.dy[time].copy()
-    for name in ("dy", "dh_n", "dc_n"):
-        getattr(case, name)[...] = 0
-    case.dy[time] = kept
-    assert_gradients_are_complex_step_derivatives(reference, case)
-
-
-def test_first_step_contributes_to_weight_gradients():
-    case = make_case(1, 2, 2, 3)
-    expected = complex_step_gradients(case)
-    # h_0 is not zero, so that leaving the first step out would show.
-    assert np.abs(expected["dW_h"]).min() > 0
-    got = run(reference, case)
-    for name in ("dW_x", "dW_h", "dbias"):
-        assert_close(got[name], expected[name], "complex step", name)
-
-
+@EACH_KIND
 @given(
     T=st.integers(0, 4),
     B=st.integers(0, 3),
@@ -82,13 +65,14 @@ def test_first_step_contributes_to_weight_gradients():
     reverse=st.booleans(),
     data=st.data(),
 )
-def test_gradients_are_complex_step_derivatives_for_any_lengths(T, B, I, H, reverse, data):  # noqa: E741
+def test_gradients_are_complex_step_derivatives_for_any_lengths(kind, T, B, I, H, reverse, data):  # noqa: E741
     lengths = data.draw(st.lists(st.integers(0, T), min_size=B, max_size=B))
     assert_gradients_are_complex_step_derivatives(
-        reference, make_case(T, B, I, H, reverse=reverse, lengths=lengths)
+        reference, make_case(T, B, I, H, kind=kind, reverse=reverse, lengths=lengths)
     )
 
 
+@EACH_KIND
 @given(
     T=st.integers(0, 6),
     B=st.integers(0, 4),
@@ -97,25 +81,24 @@ def test_gradients_are_complex_step_derivatives_for_any_lengths(T, B, I, H, reve
     reverse=st.booleans(),
     data=st.data(),
 )
-def test_forward_agrees_with_an_oracle_that_loops_over_rows(T, B, I, H, reverse, data):  # noqa: E741
-    case = make_case(
-        T, B, I, H, reverse=reverse, lengths=data.draw(st.lists(st.integers(0, T), min_size=B, max_size=B))
-    )
+def test_forward_agrees_with_an_oracle_that_loops_over_rows(kind, T, B, I, H, reverse, data):  # noqa: E741
+    lengths = data.draw(st.lists(st.integers(0, T), min_size=B, max_size=B))
+    case = make_case(T, B, I, H, kind=kind, reverse=reverse, lengths=lengths)
     suffix = "_reverse" if reverse else ""
     names = ("weight_ih_l0", "weight_hh_l0", "bias_l0")
     params = {name + suffix: v.T for name, v in zip(names, (case.W_x, case.W_h, case.bias), strict=True)}
     if reverse:  # the oracle runs a reverse direction beside a forward one
         params |= {name: np.zeros_like(params[name + suffix]) for name in names}
-    n = 1 + reverse
-    h_0, c_0 = np.stack([case.h_0] * n), np.stack([case.c_0] * n)
-    y, h_n, c_n = oracle(params, 1, reverse, case.x, h_0, c_0, case.lengths)
+    state = tuple(np.stack([part] * (1 + reverse)) for part in case.state("{}_0"))
+    y, final = oracle(kind, params, 1, reverse, case.x, state, case.lengths)
     got = run_forward(reference, case, tape=False)
-    for name, expected in (("y", y[:, :, -H:]), ("h_n", h_n[-1]), ("c_n", c_n[-1])):
-        assert_close(got[name], expected, "forward", name)
+    assert_close(got["y"], y[:, :, -H:], "forward", "y")
+    for part, expected in zip(case.kind.states, final, strict=True):
+        assert_close(got[f"{part}_n"], expected[-1], "forward", part)
 
 
-def test_nothing_casts_to_float():
-    case = make_case(3, 2, 2, 3, lengths=[3, 1]).astype(np.complex128)
+def test_nothing_casts_to_float(kind):
+    case = make_case(3, 2, 2, 3, kind=kind, lengths=[3, 1]).astype(np.complex128)
     result = run(reference, case)
     assert {value.dtype for value in result.values()} == {np.dtype(np.complex128)}
 

@@ -1,4 +1,4 @@
-"""`LSTM.stream`: bits, state, reset, refresh, what it accepts and refuses, memory and threads."""
+"""Streams of every kind of cell: bits, state, reset, refresh, what they take and refuse, memory, threads."""
 
 import array
 import copy
@@ -9,9 +9,20 @@ import weakref
 
 import numpy as np
 import pytest
-from conftest import BUILDS, assert_same_bits, build_lstm, build_lstm_on, draw_inputs, load_build
+from conftest import (
+    LAYERS,
+    as_tuple,
+    assert_same_bits,
+    build_layer,
+    draw_inputs,
+    functions_of,
+    load_build,
+    make_case,
+    nan_like,
+    run_forward,
+)
 
-import clstm
+from clstm import reference
 
 OTHER = {"float32": "float64", "float64": "float32"}
 
@@ -21,8 +32,14 @@ def step_all(stream, x):
 
 
 def assert_states_same(got, expected):
-    assert_same_bits(got[0], expected[0], "h")
-    assert_same_bits(got[1], expected[1], "c")
+    for name, value, wanted in zip("hc", as_tuple(got), as_tuple(expected), strict=False):
+        assert_same_bits(value, wanted, name)
+    assert len(as_tuple(got)) == len(as_tuple(expected))
+
+
+def like(given, parts):
+    """Return parts of a state as users have them: as a pair for an LSTM, for an RNN as an array."""
+    return tuple(parts) if isinstance(given, tuple) else next(iter(parts))
 
 
 # ----------------------------------------------------------------------------------------------------- bits
@@ -34,71 +51,71 @@ def assert_states_same(got, expected):
     [(1, 1, 1), (1, 3, 9), (2, 1, 17), (7, 5, 16), (13, 20, 33), (3, 2, 130)],
     ids="B{0[0]}-I{0[1]}-H{0[2]}".format,
 )
-def test_stream_has_the_bits_of_the_whole_sequence(build, dtype, sizes, num_layers):
+def test_stream_has_the_bits_of_the_whole_sequence(kind, build, dtype, sizes, num_layers):
     B, I, H = sizes  # noqa: E741
-    lstm = build_lstm_on(build, I, H, num_layers, dtype=dtype)
-    data = draw_inputs(lstm, 6, B)
-    expected, end = lstm(data.x, data.state)
-    stream = lstm.stream(B, data.state)
+    layer = build_layer(kind, I, H, num_layers, dtype=dtype, build=build)
+    data = draw_inputs(layer, 6, B)
+    expected, end = layer(data.x, data.state)
+    stream = layer.stream(B, data.state)
     assert_states_same(stream.state, data.state)
     assert_same_bits(step_all(stream, data.x), expected)
     assert_states_same(stream.state, end)
 
 
 @pytest.mark.parametrize("num_layers", [1, 3])
-def test_stream_of_one_row_has_no_axis_of_rows(twin, dtype, num_layers):
-    lstm = build_lstm_on(twin, 3, 10, num_layers, dtype=dtype)
-    data = draw_inputs(lstm, 6, 1)
-    x, state = data.x[:, 0], tuple(value[:, 0] for value in data.state)
-    expected, end = lstm(x, state)
-    stream = lstm.stream(state=state)
+def test_stream_of_one_row_has_no_axis_of_rows(kind, implementation, dtype, num_layers):
+    layer = build_layer(kind, 3, 10, num_layers, dtype=dtype, build=implementation)
+    data = draw_inputs(layer, 6, 1)
+    x, state = data.x[:, 0], like(data.state, [part[:, 0] for part in as_tuple(data.state)])
+    expected, end = layer(x, state)
+    stream = layer.stream(state=state)
     got = step_all(stream, x)
     assert got.shape == (6, 10)
     assert_same_bits(got, expected)
     assert_states_same(stream.state, end)
 
 
-def test_stream_of_the_definition_is_step_after_step(dtype):
-    lstm = build_lstm_on("reference", 3, 10, 2, dtype=dtype)
-    x = draw_inputs(lstm, 5, 4).x
-    stream, state = lstm.stream(4), None
+def test_stream_of_the_definition_is_step_after_step(kind, dtype):
+    layer = build_layer(kind, 3, 10, 2, dtype=dtype, build="reference")
+    x = draw_inputs(layer, 5, 4).x
+    stream, state = layer.stream(4), None
     for x_t in x:
-        h_t, state = lstm.step(x_t, state)
+        h_t, state = layer.step(x_t, state)
         assert_same_bits(stream.step(x_t), h_t)
         assert_states_same(stream.state, state)
 
 
-def test_streams_of_one_object_do_not_disturb_each_other(build, dtype):
-    lstm = build_lstm_on(build, 3, 10, 2, dtype=dtype)
-    x = draw_inputs(lstm, 5, 2).x
-    expected, _ = lstm(x)
-    streams = [lstm.stream() for _ in range(2)]
+def test_streams_of_one_object_do_not_disturb_each_other(kind, build, dtype):
+    layer = build_layer(kind, 3, 10, 2, dtype=dtype, build=build)
+    x = draw_inputs(layer, 5, 2).x
+    expected, _ = layer(x)
+    streams = [layer.stream() for _ in range(2)]
     for x_t, y_t in zip(x, expected, strict=True):
         for row, stream in enumerate(streams):
             assert_same_bits(stream.step(x_t[row]), y_t[row])
 
 
-def test_stream_changes_nothing_in_the_lstm(twin):
-    lstm = build_lstm_on(twin, 3, 10)
-    x = draw_inputs(lstm, 3, 2).x
-    y, _ = lstm.forward(x)
-    expected, _ = lstm.backward(y)
-    params = lstm.flat_params.copy()
+def test_stream_changes_nothing_in_the_lstm(kind, implementation):
+    layer = build_layer(kind, 3, 10, build=implementation)
+    x = draw_inputs(layer, 3, 2).x
+    y, _ = layer.forward(x)
+    expected, _ = layer.backward(y)
+    params = layer.flat_params.copy()
     x_before = x.copy()
-    step_all(lstm.stream(2), x)
+    step_all(layer.stream(2), x)
     assert_same_bits(x, x_before)
-    assert_same_bits(lstm.flat_params, params)
-    assert_same_bits(lstm.backward(y)[0], expected)
+    assert_same_bits(layer.flat_params, params)
+    assert_same_bits(layer.backward(y)[0], expected)
 
 
-def test_nan_stays_in_its_own_row(twin, dtype):
-    lstm = build_lstm_on(twin, 3, 19, 2, dtype=dtype)
-    x = draw_inputs(lstm, 4, 11).x
-    expected = step_all(lstm.stream(11), x)
+def test_nan_stays_in_its_own_row(kind, implementation, dtype):
+    layer = build_layer(kind, 3, 19, 2, dtype=dtype, build=implementation)
+    x = draw_inputs(layer, 4, 11).x
+    expected = step_all(layer.stream(11), x)
     for row in range(11):
         poisoned = x.copy()
         poisoned[1, row, 2] = np.nan
-        stream, others = lstm.stream(11), np.arange(11) != row
+        stream, others = layer.stream(11), np.arange(11) != row
         got = step_all(stream, poisoned)
         assert_same_bits(got[:, others], expected[:, others])
         assert_same_bits(got[0], expected[0])
@@ -111,12 +128,12 @@ def test_nan_stays_in_its_own_row(twin, dtype):
 
 
 @pytest.mark.parametrize("batch_size", [None, 1, 4])
-def test_out_is_what_is_returned(twin, dtype, batch_size):
-    lstm = build_lstm_on(twin, 3, 10, 2, dtype=dtype)
-    x = draw_inputs(lstm, 3, batch_size or 1).x
+def test_out_is_what_is_returned(kind, implementation, dtype, batch_size):
+    layer = build_layer(kind, 3, 10, 2, dtype=dtype, build=implementation)
+    x = draw_inputs(layer, 3, batch_size or 1).x
     x = x if batch_size else x[:, 0]
-    expected = step_all(lstm.stream(batch_size), x)
-    stream, out = lstm.stream(batch_size), np.full_like(expected[0], np.nan)
+    expected = step_all(layer.stream(batch_size), x)
+    stream, out = layer.stream(batch_size), np.full_like(expected[0], np.nan)
     for x_t, y_t in zip(x, expected, strict=True):
         assert stream.step(x_t, out=out) is out
         assert_same_bits(out, y_t)
@@ -126,24 +143,24 @@ def test_out_is_what_is_returned(twin, dtype, batch_size):
     assert_same_bits(out, expected[-1])
 
 
-def test_out_may_be_part_of_a_larger_array(twin, dtype):
-    lstm = build_lstm_on(twin, 3, 10, dtype=dtype)
-    x = draw_inputs(lstm, 5, 4).x
+def test_out_may_be_part_of_a_larger_array(kind, implementation, dtype):
+    layer = build_layer(kind, 3, 10, dtype=dtype, build=implementation)
+    x = draw_inputs(layer, 5, 4).x
     y = np.full((7, 4, 10), np.nan, dtype)
-    stream = lstm.stream(4)
+    stream = layer.stream(4)
     for x_t, y_t in zip(x, y[1:], strict=False):
         stream.step(x_t, y_t)
-    assert_same_bits(y[1:6], lstm(x)[0])
+    assert_same_bits(y[1:6], layer(x)[0])
     assert np.isnan(y[[0, 6]]).all()
 
 
 @pytest.mark.parametrize("num_layers", [1, 3])
 @pytest.mark.parametrize("batch_size", [None, 5])
-def test_output_may_overwrite_the_input(twin, dtype, batch_size, num_layers):
-    lstm = build_lstm_on(twin, 10, 10, num_layers, dtype=dtype)
-    x = draw_inputs(lstm, 1, batch_size or 1).x[0]
+def test_output_may_overwrite_the_input(kind, implementation, dtype, batch_size, num_layers):
+    layer = build_layer(kind, 10, 10, num_layers, dtype=dtype, build=implementation)
+    x = draw_inputs(layer, 1, batch_size or 1).x[0]
     value = x.copy() if batch_size else x[0].copy()
-    fed_back, apart = lstm.stream(batch_size), lstm.stream(batch_size)
+    fed_back, apart = layer.stream(batch_size), layer.stream(batch_size)
     expected = value.copy()
     for _ in range(4):
         expected = apart.step(expected)
@@ -151,15 +168,15 @@ def test_output_may_overwrite_the_input(twin, dtype, batch_size, num_layers):
         assert_same_bits(value, expected)
 
 
-def test_output_may_overlap_the_input(twin, dtype):
-    lstm = build_lstm_on(twin, 10, 10, dtype=dtype)
-    x = draw_inputs(lstm, 1, 5).x[0]
-    expected = lstm.stream(5).step(x)
+def test_output_may_overlap_the_input(kind, implementation, dtype):
+    layer = build_layer(kind, 10, 10, dtype=dtype, build=implementation)
+    x = draw_inputs(layer, 1, 5).x[0]
+    expected = layer.stream(5).step(x)
     for shift in (0, 1, 13):
         memory = np.zeros(200, dtype)
         x_t, out = memory[20:70].reshape(5, 10), memory[20 + shift : 70 + shift].reshape(5, 10)
         x_t[...] = x
-        assert_same_bits(lstm.stream(5).step(x_t, out), expected)
+        assert_same_bits(layer.stream(5).step(x_t, out), expected)
 
 
 def byte_swapped(x):
@@ -202,20 +219,20 @@ ACCEPTED = {
 
 
 @pytest.mark.parametrize("name", ACCEPTED)
-def test_input_is_converted(twin, dtype, name):
-    lstm = build_lstm_on(twin, 3, 10, dtype=dtype)
+def test_input_is_converted(kind, implementation, dtype, name):
+    layer = build_layer(kind, 3, 10, dtype=dtype, build=implementation)
     x = np.array([[1, 0, 2], [3, 1, 0]], dtype)
     given = ACCEPTED[name](x)
     before = pickle.dumps(given) if name != "memoryview" else None
-    expected = lstm.stream(2).step(np.ascontiguousarray(np.asarray(given), dtype))
-    stream = lstm.stream(2)
+    expected = layer.stream(2).step(np.ascontiguousarray(np.asarray(given), dtype))
+    stream = layer.stream(2)
     assert_same_bits(stream.step(given), expected)
     assert before is None or pickle.dumps(given) == before
 
 
-def test_input_of_one_row_is_converted(twin, dtype):
-    lstm = build_lstm_on(twin, 3, 10, dtype=dtype)
-    expected = lstm.stream().step(np.array([1, 0, 2], dtype))
+def test_input_of_one_row_is_converted(kind, implementation, dtype):
+    layer = build_layer(kind, 3, 10, dtype=dtype, build=implementation)
+    expected = layer.stream().step(np.array([1, 0, 2], dtype))
     for given in (
         [1, 0, 2],
         (1.0, 0.0, 2.0),
@@ -224,7 +241,7 @@ def test_input_of_one_row_is_converted(twin, dtype):
         array.array("f", [1, 0, 2]),
     ):
         if len(given) == 3:
-            assert_same_bits(lstm.stream().step(given), expected)
+            assert_same_bits(layer.stream().step(given), expected)
 
 
 class Unusable:
@@ -311,12 +328,14 @@ WRONG_INPUT = [
 
 
 @pytest.mark.parametrize(("argument", "error", "message", "value"), WRONG_INPUT)
-def test_wrong_arguments_are_refused_and_change_nothing(twin, dtype, argument, error, message, value):
-    lstm = build_lstm_on(twin, 3, 10, 2, dtype=dtype)
-    data = draw_inputs(lstm, 2, 2)
-    stream = lstm.stream(2, data.state)
+def test_wrong_arguments_are_refused_and_change_nothing(
+    kind, implementation, dtype, argument, error, message, value
+):
+    layer = build_layer(kind, 3, 10, 2, dtype=dtype, build=implementation)
+    data = draw_inputs(layer, 2, 2)
+    stream = layer.stream(2, data.state)
     stream.step(data.x[0])
-    before, expected = stream.state, lstm(data.x, data.state)[0][1]
+    before, expected = stream.state, layer(data.x, data.state)[0][1]
     out = value(dtype) if argument == "out" else np.full((2, 10), 7, dtype)
     out_before = np.array(out)
     with pytest.raises(error, match="^" + message):
@@ -326,11 +345,11 @@ def test_wrong_arguments_are_refused_and_change_nothing(twin, dtype, argument, e
     assert_same_bits(stream.step(data.x[1]), expected)
 
 
-def test_value_beyond_float32_is_refused(twin):
-    stream = build_lstm_on(twin, 3, 10, dtype="float32").stream()
+def test_value_beyond_float32_is_refused(kind, implementation):
+    stream = build_layer(kind, 3, 10, dtype="float32", build=implementation).stream()
     with pytest.raises(ValueError, match=r"^x_t: expected values that float32 can hold"):
         stream.step(np.array([1.0, 1e300, 0.0]))
-    assert (stream.state[0] == 0).all()
+    assert (as_tuple(stream.state)[0] == 0).all()
 
 
 @pytest.mark.parametrize(
@@ -352,21 +371,21 @@ def test_value_beyond_float32_is_refused(twin):
         memoryview(b"abc"),
     ],
 )
-def test_fast_path_declines_what_it_does_not_know(twin, dtype, value):
+def test_fast_path_declines_what_it_does_not_know(kind, implementation, dtype, value):
     """It returns False without an exception; nothing is written."""
-    lstm = build_lstm_on(twin, 3, 10, dtype=dtype)
-    stream = lstm.stream()
+    layer = build_layer(kind, 3, 10, dtype=dtype, build=implementation)
+    stream = layer.stream()
     x, out = np.zeros(3, dtype), np.full(10, 7, dtype)
     assert stream._engine.try_step(value, out) is False
     assert stream._engine.try_step(x, value) is False
     assert (out == 7).all()
-    assert (stream.state[0] == 0).all()
+    assert (as_tuple(stream.state)[0] == 0).all()
     assert stream._engine.try_step(x, out) is True
 
 
 @pytest.mark.parametrize("size", [0, 2, 4])
-def test_fast_path_declines_other_sizes(twin, dtype, size):
-    stream = build_lstm_on(twin, 3, 10, dtype=dtype).stream(2)
+def test_fast_path_declines_other_sizes(kind, implementation, dtype, size):
+    stream = build_layer(kind, 3, 10, dtype=dtype, build=implementation).stream(2)
     out = np.empty((2, 10), dtype)
     for shape in ((2, size), (size, 3), (2, 3, size), (size,), (6,), ()):
         if shape != (2, 3):
@@ -378,15 +397,15 @@ def test_fast_path_declines_other_sizes(twin, dtype, size):
 # ------------------------------------------------------------------------------------------ state and reset
 
 
-def test_state_is_a_copy(twin, dtype):
-    lstm = build_lstm_on(twin, 3, 10, 2, dtype=dtype)
-    stream = lstm.stream(2)
+def test_state_is_a_copy(kind, implementation, dtype):
+    layer = build_layer(kind, 3, 10, 2, dtype=dtype, build=implementation)
+    stream = layer.stream(2)
     stream.step(np.ones((2, 3)))
-    first = stream.state
+    first = as_tuple(stream.state)
     for value in first:
         assert value.shape == (2, 2, 10)
         assert value.dtype == dtype
-    kept = [value.copy() for value in first]
+    kept = tuple(value.copy() for value in first)
     for value in first:
         value[...] = 7
     assert_states_same(stream.state, kept)
@@ -394,54 +413,61 @@ def test_state_is_a_copy(twin, dtype):
     assert (first[0] == 7).all()
 
 
-def test_states_that_were_given_are_copied(twin, dtype):
-    lstm = build_lstm_on(twin, 3, 10, 2, dtype=dtype)
-    given = draw_inputs(lstm, 1, 2).state
-    kept = [value.copy() for value in given]
-    stream = lstm.stream(2, given)
+def test_states_that_were_given_are_copied(kind, implementation, dtype):
+    layer = build_layer(kind, 3, 10, 2, dtype=dtype, build=implementation)
+    given = draw_inputs(layer, 1, 2).state
+    kept = tuple(value.copy() for value in as_tuple(given))
+    stream = layer.stream(2, given)
     stream.step(np.ones((2, 3)))
     assert_states_same(given, kept)
-    for value in given:
+    for value in as_tuple(given):
         value[...] = 7
     stream.reset()
     assert_states_same(stream.state, kept)
     stream.state = given
-    for value in given:
+    for value in as_tuple(given):
         value[...] = 5
-    assert (stream.state[0] == 7).all()
+    for value in as_tuple(stream.state):
+        assert (value == 7).all()
 
 
-def test_state_may_be_set_from_lists(twin, dtype):
-    lstm = build_lstm_on(twin, 3, 2, dtype=dtype)
-    stream = lstm.stream()
-    stream.state = ([[0.25, 0.5]], [[1, 2]])
-    assert_states_same(stream.state, (np.array([[0.25, 0.5]], dtype), np.array([[1, 2]], dtype)))
+def test_state_may_be_set_from_lists(kind, implementation, dtype):
+    layer = build_layer(kind, 3, 2, dtype=dtype, build=implementation)
+    stream = layer.stream()
+    parts = ([[0.25, 0.5]], [[1, 2]])[: len(layer.kind.states)]
+    stream.state = parts if kind == "lstm" else parts[0]
+    assert_states_same(stream.state, tuple(np.array(part, dtype) for part in parts))
     stream.state = None
-    assert_states_same(stream.state, (np.zeros((1, 2), dtype), np.zeros((1, 2), dtype)))
+    assert_states_same(stream.state, tuple(np.zeros((1, 2), dtype) for _ in parts))
 
 
-WRONG_STATES = [
-    (np.zeros((2, 3, 10)), r"state: expected a pair \(h, c\), got array of shape"),
-    ((np.zeros((2, 3, 10)),), r"state: expected a pair \(h, c\)"),
-    (
-        (np.zeros((2, 3, 10)), np.zeros((2, 3, 9))),
-        r"state\[1\]: expected shape \(2, 3, 10\), got \(2, 3, 9\)",
-    ),
-    ((np.zeros((3, 10)), np.zeros((2, 3, 10))), r"state\[0\]: expected shape \(2, 3, 10\), got \(3, 10\)"),
-    ((np.zeros((2, 3, 10)), None), r"state\[1\]: expected real numbers, got dtype object"),
-    (
-        (np.zeros((2, 3, 10), complex), np.zeros((2, 3, 10))),
-        r"state\[0\]: expected real numbers, got dtype complex128",
-    ),
-]
+right = np.zeros((2, 3, 10))
+WRONG_STATES = {
+    "lstm": [
+        (right, r"state: expected a pair \(h, c\), got array of shape"),
+        ((right,), r"state: expected a pair \(h, c\)"),
+        ((right, np.zeros((2, 3, 9))), r"state\[1\]: expected shape \(2, 3, 10\), got \(2, 3, 9\)"),
+        ((right[0], right), r"state\[0\]: expected shape \(2, 3, 10\), got \(3, 10\)"),
+        ((right, None), r"state\[1\]: expected real numbers, got dtype object"),
+        ((right.astype(complex), right), r"state\[0\]: expected real numbers, got dtype complex128"),
+    ],
+    "rnn": [
+        ((right, right), r"state: expected shape \(2, 3, 10\), got \(2, 2, 3, 10\)"),
+        (np.zeros((2, 3, 9)), r"state: expected shape \(2, 3, 10\), got \(2, 3, 9\)"),
+        (right[0], r"state: expected shape \(2, 3, 10\), got \(3, 10\)"),
+        (right.astype(complex), r"state: expected real numbers, got dtype complex128"),
+    ],
+}
 
 
-@pytest.mark.parametrize(("state", "message"), WRONG_STATES)
-def test_wrong_states_are_refused_and_change_nothing(twin, state, message):
-    lstm = build_lstm_on(twin, 3, 10, 2)
+@pytest.mark.parametrize(
+    ("kind", "state", "message"), [(kind, *wrong) for kind, each in WRONG_STATES.items() for wrong in each]
+)
+def test_wrong_states_are_refused_and_change_nothing(kind, implementation, state, message):
+    layer = build_layer(kind, 3, 10, 2, build=implementation)
     with pytest.raises((TypeError, ValueError), match="^" + message):
-        lstm.stream(3, state)
-    stream = lstm.stream(3)
+        layer.stream(3, state)
+    stream = layer.stream(3)
     stream.step(np.ones((3, 3)))
     before = stream.state
     with pytest.raises((TypeError, ValueError), match="^" + message):
@@ -467,35 +493,35 @@ RESET = {
 
 
 @pytest.mark.parametrize("name", RESET)
-def test_reset_goes_back_to_the_beginning(twin, dtype, name):
+def test_reset_goes_back_to_the_beginning(kind, implementation, dtype, name):
     rows, expected_rows = RESET[name]
-    lstm = build_lstm_on(twin, 3, 10, 2, dtype=dtype)
-    data = draw_inputs(lstm, 4, 4)
-    stream = lstm.stream(4, data.state)
+    layer = build_layer(kind, 3, 10, 2, dtype=dtype, build=implementation)
+    data = draw_inputs(layer, 4, 4)
+    stream = layer.stream(4, data.state)
     step_all(stream, data.x[:3])
-    expected = [value.copy() for value in stream.state]
-    for value, first in zip(expected, data.state, strict=True):
+    expected = stream.state
+    for value, first in zip(as_tuple(expected), as_tuple(data.state), strict=True):
         value[:, expected_rows] = first[:, expected_rows]
     assert stream.reset(rows) is None
     assert_states_same(stream.state, expected)
-    assert_same_bits(stream.step(data.x[3]), lstm.step(data.x[3], tuple(expected))[0])
+    assert_same_bits(stream.step(data.x[3]), layer.step(data.x[3], expected)[0])
 
 
-def test_reset_of_a_stream_of_one_row(twin):
-    lstm = build_lstm_on(twin, 3, 10)
-    stream = lstm.stream()
+def test_reset_of_a_stream_of_one_row(kind, implementation):
+    layer = build_layer(kind, 3, 10, build=implementation)
+    stream = layer.stream()
     for rows in (None, 0, [0], [True], -1):
         stream.step(np.ones(3))
         stream.reset(rows)
-        assert (stream.state[0] == 0).all()
+        assert (as_tuple(stream.state)[0] == 0).all()
 
 
-def test_state_that_is_set_is_not_what_reset_goes_back_to(twin):
-    lstm = build_lstm_on(twin, 3, 10)
-    stream = lstm.stream()
-    stream.state = (np.ones((1, 10)), np.ones((1, 10)))
+def test_state_that_is_set_is_not_what_reset_goes_back_to(kind, implementation):
+    layer = build_layer(kind, 3, 10, build=implementation)
+    stream = layer.stream()
+    stream.state = like(stream.state, [np.ones((1, 10))] * 2)
     stream.reset()
-    assert (stream.state[0] == 0).all()
+    assert (as_tuple(stream.state)[0] == 0).all()
 
 
 @pytest.mark.parametrize(
@@ -517,8 +543,8 @@ def test_state_that_is_set_is_not_what_reset_goes_back_to(twin):
     ],
     ids=str,
 )
-def test_rows_that_are_none_are_refused_and_nothing_is_reset(twin, rows):
-    stream = build_lstm_on(twin, 3, 10).stream(4)
+def test_rows_that_are_none_are_refused_and_nothing_is_reset(kind, implementation, rows):
+    stream = build_layer(kind, 3, 10, build=implementation).stream(4)
     stream.step(np.ones((4, 3)))
     before = stream.state
     with pytest.raises(IndexError, match=r"^rows: expected indices or a mask of 4 rows, got "):
@@ -529,45 +555,44 @@ def test_rows_that_are_none_are_refused_and_nothing_is_reset(twin, rows):
 # ----------------------------------------------------------------------------------- parameters and refresh
 
 
-def test_stream_is_a_snapshot_until_refresh(twin, dtype):
-    lstm = build_lstm_on(twin, 3, 10, 2, dtype=dtype)
-    x = draw_inputs(lstm, 4, 2).x
-    expected, _ = lstm(x[:2])
-    stream = lstm.stream(2)
+def test_stream_is_a_snapshot_until_refresh(kind, implementation, dtype):
+    layer = build_layer(kind, 3, 10, 2, dtype=dtype, build=implementation)
+    x = draw_inputs(layer, 4, 2).x
+    expected, _ = layer(x[:2])
+    stream = layer.stream(2)
     assert_same_bits(stream.step(x[0]), expected[0])
-    lstm.params["weight_hh_l0"][...] *= 0.5
-    lstm.params["weight_ih_l1"][...] += 0.25
-    lstm.params["bias_l1"][...] -= 0.125
+    layer.params["weight_hh_l0"][...] *= 0.5
+    layer.params["weight_ih_l1"][...] += 0.25
+    layer.params["bias_l1"][...] -= 0.125
     assert_same_bits(stream.step(x[1]), expected[1])
     state = stream.state
     stream.refresh()
     assert_states_same(stream.state, state)
-    assert_same_bits(stream.step(x[2]), lstm.step(x[2], state)[0])
-    lstm.load_state_dict(build_lstm(3, 10, 2, dtype=dtype, seed=5).state_dict())
+    assert_same_bits(stream.step(x[2]), layer.step(x[2], state)[0])
+    layer.load_state_dict(build_layer(kind, 3, 10, 2, dtype=dtype, seed=5).state_dict())
     state = stream.state
     stream.refresh()
-    assert_same_bits(stream.step(x[3]), lstm.step(x[3], state)[0])
+    assert_same_bits(stream.step(x[3]), layer.step(x[3], state)[0])
 
 
-def test_stream_without_a_bias(twin, dtype):
-    lstm = build_lstm_on(twin, 3, 10, 2, dtype=dtype, bias=False)
-    x = draw_inputs(lstm, 4, 2).x
-    assert_same_bits(step_all(lstm.stream(2), x), np.stack([lstm(x[: t + 1])[0][t] for t in range(4)]))
+def test_stream_without_a_bias(kind, implementation, dtype):
+    layer = build_layer(kind, 3, 10, 2, dtype=dtype, bias=False, build=implementation)
+    x = draw_inputs(layer, 4, 2).x
+    assert_same_bits(step_all(layer.stream(2), x), np.stack([layer(x[: t + 1])[0][t] for t in range(4)]))
 
 
-def test_dropout_does_not_concern_a_stream(twin):
-    lstm = build_lstm_on(twin, 3, 10, 2, dropout=0.5)
-    x = draw_inputs(lstm, 4, 2).x
-    first, second = (step_all(lstm.stream(2), x) for _ in range(2))
+def test_dropout_does_not_concern_a_stream(kind, implementation):
+    layer = build_layer(kind, 3, 10, 2, dropout=0.5, build=implementation)
+    x = draw_inputs(layer, 4, 2).x
+    first, second = (step_all(layer.stream(2), x) for _ in range(2))
     assert_same_bits(first, second)
 
 
-def test_bidirectional_layer_is_refused_with_the_reason(backend):
-    lstm = clstm.LSTM(3, 10, bidirectional=True, backend=backend, rng=0)
-    with pytest.raises(
-        ValueError, match=r"^stream: expected a unidirectional LSTM; the reverse direction needs the whole"
-    ):
-        lstm.stream()
+def test_bidirectional_layer_is_refused_with_the_reason(kind, backend):
+    layer = LAYERS[kind](3, 10, bidirectional=True, backend=backend, rng=0)
+    message = f"stream: expected a unidirectional {kind.upper()}; the reverse direction needs the whole"
+    with pytest.raises(ValueError, match="^" + message):
+        layer.stream()
 
 
 @pytest.mark.parametrize(
@@ -580,83 +605,210 @@ def test_bidirectional_layer_is_refused_with_the_reason(backend):
         ("2", TypeError, "batch_size: expected an integer, got '2'"),
     ],
 )
-def test_wrong_batch_size_is_refused(backend, batch_size, error, message):
+def test_wrong_batch_size_is_refused(kind, backend, batch_size, error, message):
     with pytest.raises(error, match="^" + message):
-        clstm.LSTM(3, 10, backend=backend, rng=0).stream(batch_size)
+        LAYERS[kind](3, 10, backend=backend, rng=0).stream(batch_size)
 
 
 @pytest.mark.parametrize("batch_size", [2**40, 2**62, 2**70])
-def test_impossible_batch_size_is_an_ordinary_exception(backend, batch_size):
-    lstm = clstm.LSTM(3, 64, backend=backend, rng=0)
+def test_impossible_batch_size_is_an_ordinary_exception(kind, backend, batch_size):
+    layer = LAYERS[kind](3, 64, backend=backend, rng=0)
     with pytest.raises((MemoryError, ValueError, OverflowError)):
-        lstm.stream(batch_size)
+        layer.stream(batch_size)
 
 
 # ------------------------------------------------------------------------------------------------- lifetime
 
 
-def test_stream_outlives_its_lstm_and_needs_only_the_parameters(twin):
-    lstm = build_lstm_on(twin, 3, 10)
-    x = draw_inputs(lstm, 4, 2).x
-    expected, _ = lstm(x)
-    stream = lstm.stream(2)
-    del lstm
+def test_stream_outlives_its_lstm_and_needs_only_the_parameters(kind, implementation):
+    layer = build_layer(kind, 3, 10, build=implementation)
+    x = draw_inputs(layer, 4, 2).x
+    expected, _ = layer(x)
+    stream = layer.stream(2)
+    del layer
     gc.collect()
     assert_same_bits(step_all(stream, x), expected)
     stream.refresh()
 
 
-def test_streams_are_freed(build):
-    lstm = build_lstm_on(build, 3, 70, 3)
+def test_streams_are_freed(kind, build):
+    layer = build_layer(kind, 3, 70, 3, build=build)
     x = np.ones((8, 3))
-    expected = lstm.stream(8).step(x)
+    expected = layer.stream(8).step(x)
     for _ in range(300):
-        assert lstm.stream(8).step(x).tobytes() == expected.tobytes()
-    stream = lstm.stream(8)
+        assert layer.stream(8).step(x).tobytes() == expected.tobytes()
+    stream = layer.stream(8)
     engine = weakref.ref(stream)
     del stream
     gc.collect()
     assert engine() is None
 
 
-def test_engine_is_never_copied_or_made_without_memory(build):
+DUPLICATES = {
+    "copy": copy.copy,
+    "deepcopy": copy.deepcopy,
+    "pickle": lambda stream: pickle.loads(pickle.dumps(stream)),
+}
+
+
+@pytest.mark.parametrize("duplicate", DUPLICATES.values(), ids=DUPLICATES)
+@pytest.mark.parametrize("batch_size", [None, 2])
+def test_copy_of_a_stream_goes_on_where_it_was_on_its_own(kind, backend, dtype, batch_size, duplicate):
+    layer = LAYERS[kind](3, 10, 2, backend=backend, dtype=dtype, rng=0)
+    data = draw_inputs(layer, 5, batch_size or 1)
+    x, parts = data.x, as_tuple(data.state)
+    if batch_size is None:
+        x, parts = x[:, 0], [part[:, 0] for part in parts]
+    stream = layer.stream(batch_size, like(data.state, parts))
+    expected = step_all(layer.stream(batch_size, like(data.state, parts)), x)
+    step_all(stream, x[:2])
+    before = stream.state
+    layer.flat_params[...] *= 2  # the snapshot of the weights is copied, too
+    other = duplicate(stream)
+    assert_same_bits(step_all(other, x[2:]), expected[2:])
+    assert_states_same(stream.state, before)
+    assert_same_bits(step_all(stream, x[2:]), expected[2:])
+    other.reset()
+    assert_states_same(other.state, like(data.state, parts))
+
+
+# ------------------------------------------------------------------------------------ what a stream stands on
+
+
+def stream_of(implementation):
+    return reference.Stream if implementation == "reference" else load_build(implementation).Stream
+
+
+def engine_of(implementation, case, axes, *, packed=True):
+    """Make what a stream over the cell of a case stands on."""
+    return stream_of(implementation)([case.cell], case.x.shape[1], axes, packed)
+
+
+def test_engine_is_never_copied_or_made_without_memory(kind, build):
     """A copy of its pointers would be freed twice."""
-    engine = build_lstm_on(build, 3, 10).stream()._engine
+    engine = build_layer(kind, 3, 10, build=build).stream()._engine
     for duplicate in (copy.copy, copy.deepcopy, pickle.dumps):
         with pytest.raises(TypeError):
             duplicate(engine)
     with pytest.raises(TypeError):
         type(engine).__new__(type(engine))
     with pytest.raises(TypeError):
-        type(engine)(1, 1, 3, "10", True, False)
+        type(engine)(1, 1, "f", True)
 
 
-def test_engine_refuses_weights_of_another_type(build, dtype):
-    lstm = build_lstm_on(build, 3, 10, dtype=dtype)
-    stream = lstm.stream()
-    expected = stream.step(np.ones(3))
-    stream.reset()
-    W_x, W_h, bias = lstm._cells[0]
+def test_engine_refuses_cells_of_another_type_or_kind(kind, build, dtype):
+    Stream, cell = load_build(build).Stream, make_case(1, 1, 10, 10, dtype, kind=kind).cell
     other = OTHER[dtype]
-    for wrong in ((W_x.astype(other), W_h, bias), (W_x, W_h, bias.astype(other)), (W_x, W_h, bias[None])):
-        with pytest.raises((TypeError, ValueError)):
-            stream._engine.pack(0, *wrong)
-    assert_same_bits(stream.step(np.ones(3)), expected)
+    for wrong in (
+        cell._replace(bias=cell.bias.astype(other)),
+        cell._replace(W_h=cell.W_h.astype(other)),
+        cell._replace(bias=cell.bias[None]),
+        cell.astype("longdouble"),
+        cell._replace(kind=cell.kind._replace(name="gru")),
+    ):
+        for given in ([wrong], [cell, wrong], [wrong, cell]):
+            with pytest.raises((TypeError, ValueError, KeyError)):
+                Stream(given, 1, "f", True)
+    with pytest.raises((TypeError, ValueError)):
+        Stream([cell, cell.astype(other)], 1, "f", True)
+    assert Stream([cell, cell], 1, "f", True).try_step(np.zeros(10, dtype), np.zeros(10, dtype)) is True
 
 
-def test_every_build_has_the_engine_that_the_definition_describes():
-    expected = {name for name in vars(clstm.reference.Stream) if not name.startswith("_")}
-    for build in BUILDS:
-        assert expected == {name for name in vars(load_build(build).Stream) if not name.startswith("_")}
+@pytest.mark.parametrize("packed", [False, True], ids=["as they lie", "packed"])
+@pytest.mark.parametrize("axes", ["f", "bf", "f1"])
+@pytest.mark.parametrize("sizes", [(1, 7), (9, 9), (3, 130)], ids="I{0[0]}-H{0[1]}".format)
+def test_engine_steps_as_forward_on_all_axes(kind, implementation, dtype, sizes, axes, packed):
+    I, H = sizes  # noqa: E741
+    case = make_case(4, 3 if axes == "bf" else 1, I, H, dtype, kind=kind)
+    rows = case.x.shape[1]
+    engine = engine_of(implementation, case, axes, packed=packed)
+    for row in range(rows):
+        engine.put_state(0, row, tuple(part[row].copy() for part in case.state("{}_0")))
+    expected = run_forward(functions_of(implementation, dtype), case)
+    shape = {"f": (-1,), "bf": (rows, -1), "f1": (-1, 1)}[axes]
+    for x_t, y_t in zip(case.x, expected["y"], strict=True):
+        out = np.full_like(y_t, np.nan).reshape(shape)
+        assert engine.try_step(x_t.reshape(shape), out) is True
+        assert_same_bits(out, y_t.reshape(shape))
+    for row in range(rows):
+        parts = tuple(np.full(H, np.nan, dtype) for _ in case.kind.states)
+        engine.get_state(0, row, parts)
+        for name, part in zip(case.kind.states, parts, strict=True):
+            assert_same_bits(part, expected[f"{name}_n"][row], name)
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["as they lie", "packed"])
+@pytest.mark.parametrize("axes", ["f", "f1"])
+@pytest.mark.parametrize("H", [1, 9, 33])
+def test_step_from_a_given_state_is_that_of_forward(implementation, dtype, H, axes, packed):
+    case = make_case(3, 1, 5, H, dtype)
+    engine = engine_of(implementation, case, axes, packed=packed)
+    expected = run_forward(functions_of(implementation, dtype), case)
+    shape = (-1,) if axes == "f" else (-1, 1)
+    h_prev, c_prev = (part[0].reshape(shape) for part in case.state("{}_0"))
+    for t in range(3):
+        before = h_prev.copy(), c_prev.copy()
+        h, c = nan_like(before[0]), nan_like(before[1])
+        assert engine.try_step_from(case.x[t, 0].reshape(shape), h_prev, c_prev, h, c) is True
+        assert_same_bits(h, expected["y"][t, 0].reshape(shape), "h")
+        assert_same_bits(c, expected["c"][t, 0].reshape(shape), "c")
+        assert_same_bits(h_prev, before[0])
+        assert_same_bits(c_prev, before[1])
+        h_prev, c_prev = h, c
+
+
+@pytest.mark.parametrize("axes", ["f", "f1"])
+@pytest.mark.parametrize("position", range(5))
+def test_step_from_a_given_state_declines_what_it_does_not_know(implementation, dtype, axes, position):
+    case = make_case(1, 1, 3, 10, dtype)
+    engine = engine_of(implementation, case, axes)
+    shape = (-1,) if axes == "f" else (-1, 1)
+    right = [np.full(n, 7, dtype).reshape(shape) for n in (3, 10, 10, 10, 10)]
+    wrong = [None, "text", 1.5, right[position].tolist(), right[position].astype(OTHER[dtype])]
+    wrong += [right[position][:-1].copy(), right[position][::-1], byte_swapped(right[position])]
+    wrong += [misaligned(right[position]), right[position].reshape((-1, 1) if axes == "f" else (-1,))]
+    if position > 2:
+        wrong.append(read_only(right[position]))
+    before = [np.full(10, np.nan, dtype) for _ in range(2)]
+    engine.get_state(0, 0, tuple(before))
+    for value in wrong:
+        given = [array.copy() for array in right]
+        given[position] = value
+        assert engine.try_step_from(*given) is False
+        for n in (3, 4):
+            assert n == position or (given[n] == 7).all()
+        after = tuple(np.full(10, np.nan, dtype) for _ in range(2))
+        engine.get_state(0, 0, after)
+        assert_states_same(after, tuple(before))
+
+
+def test_engine_that_is_not_packed_reads_the_weights_where_they_lie(kind, implementation, dtype):
+    case = make_case(1, 1, 3, 10, dtype, kind=kind)
+    weights = case.cell.astype(dtype)
+    Stream = stream_of(implementation)
+    packed, live = Stream([weights], 1, "f", True), Stream([weights], 1, "f", False)
+    results, x = {}, case.x[0, 0]
+    for name, scale, pack in (("first", 1, False), ("changed", 0.5, False), ("packed", 1, True)):
+        weights.bias[...] *= scale
+        if pack:
+            packed.pack()
+        for engine in (packed, live):
+            engine.put_state(0, 0, tuple(part[0].copy() for part in case.state("{}_0")))
+            results[name, engine] = np.full(10, np.nan, dtype)
+            assert engine.try_step(x, results[name, engine])
+    assert_same_bits(results["first", packed], results["first", live])
+    assert_same_bits(results["changed", packed], results["first", packed])
+    assert (results["changed", live] != results["first", live]).all()
+    assert_same_bits(results["packed", packed], results["changed", live])
 
 
 # -------------------------------------------------------------------------------------------------- threads
 
 
 @pytest.mark.parametrize("H", [16, 200], ids=["short steps", "long steps"])
-def test_steps_from_two_threads_work_or_raise(dtype, H):
-    lstm = build_lstm(5, H, 2, dtype=dtype)
-    stream, x, problems, done = lstm.stream(8), np.ones((8, 5), dtype), [], []
+def test_steps_from_two_threads_work_or_raise(kind, dtype, H):
+    layer = build_layer(kind, 5, H, 2, dtype=dtype)
+    stream, x, problems, done = layer.stream(8), np.ones((8, 5), dtype), [], []
 
     def work():
         out = np.empty((8, H), dtype)
@@ -678,20 +830,20 @@ def test_steps_from_two_threads_work_or_raise(dtype, H):
     assert done
     assert all(done)
     # As many steps as were not refused have been taken.
-    again = lstm.stream(8)
+    again = layer.stream(8)
     for _ in done:
         again.step(x)
     assert_states_same(stream.state, again.state)
 
 
-def test_streams_of_many_threads_have_the_bits_of_one(dtype):
-    lstm = build_lstm(5, 120, dtype=dtype)
-    x = draw_inputs(lstm, 30, 8).x
-    expected, _ = lstm(x)
+def test_streams_of_many_threads_have_the_bits_of_one(kind, dtype):
+    layer = build_layer(kind, 5, 120, dtype=dtype)
+    x = draw_inputs(layer, 30, 8).x
+    expected, _ = layer(x)
     results = {}
 
     def work(n):
-        results[n] = step_all(lstm.stream(8), x)
+        results[n] = step_all(layer.stream(8), x)
 
     workers = [threading.Thread(target=work, args=(n,)) for n in range(4)]
     for worker in workers:
@@ -700,3 +852,11 @@ def test_streams_of_many_threads_have_the_bits_of_one(dtype):
         worker.join()
     for n in range(4):
         assert_same_bits(results[n], expected)
+
+
+def test_state_may_be_set_from_read_only_arrays(kind, implementation, dtype):
+    layer = build_layer(kind, 3, 10, dtype=dtype, build=implementation)
+    data = draw_inputs(layer, 1, 2)
+    stream = layer.stream(2)
+    stream.state = like(data.state, [read_only(part) for part in as_tuple(data.state)])
+    assert_states_same(stream.state, data.state)

@@ -11,13 +11,25 @@ import signal
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from dataclasses import replace
 
 import numpy as np
 import pytest
-from conftest import assert_same_bits, build_lstm, draw_inputs, run_python, signals, threads
+from conftest import (
+    LAYERS,
+    as_tuple,
+    assert_same_bits,
+    build_layer,
+    build_lstm,
+    draw_inputs,
+    run_python,
+    signals,
+    threads,
+)
 
 import clstm
+from clstm.cells import CellTape
+from clstm.tape import LayerTape
 
 posix = pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals")
 forking = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
@@ -255,39 +267,54 @@ print("leaving")
 
 
 @pytest.mark.parametrize("sizes", [(32, 64, 24, 16), (12, 1, 20, 300)], ids=["rows", "units"])
-def test_one_object_may_be_called_from_many_threads(dtype, sizes):
+def test_one_object_may_be_called_from_many_threads(kind, dtype, sizes):
     T, B, I, H = sizes  # noqa: E741
-    lstm = build_lstm(I, H, dtype=dtype)
-    x = draw_inputs(lstm, T, B).x
-    expected, _ = lstm(x)
-    h_t, _ = lstm.step(x[0])
+    layer = build_layer(kind, I, H, dtype=dtype)
+    x = draw_inputs(layer, T, B).x
+    with threads(1):
+        expected, _ = layer(x)
+        h_t, _ = layer.step(x[0])
     with threads(2), ThreadPoolExecutor(6) as executor:
-        calls = list(executor.map(lambda _: lstm(x)[0], range(12)))
-        steps = list(executor.map(lambda _: lstm.step(x[0])[0], range(12)))
+        calls = list(executor.map(lambda _: layer(x)[0], range(12)))
+        steps = list(executor.map(lambda _: layer.step(x[0])[0], range(12)))
     for got in calls:
         assert_same_bits(got, expected)
     for got in steps:
         assert_same_bits(got, h_t)
 
 
+def train(layer, data):
+    for _ in range(2):
+        y, _ = layer.forward(data.x, data.state)
+        dx, _ = layer.backward(data.dy, data.dstate)
+    return y, dx, layer.flat_grads
+
+
 @pytest.mark.parametrize("sizes", [(32, 64, 24, 16), (12, 1, 20, 300)], ids=["rows", "units"])
-def test_each_thread_may_train_an_object_of_its_own(dtype, sizes):
+def test_each_thread_may_train_an_object_of_its_own(kind, dtype, sizes):
     T, B, I, H = sizes  # noqa: E741
-
-    def train(lstm):
-        for _ in range(2):
-            y, _ = lstm.forward(data.x, data.state)
-            dx, _ = lstm.backward(data.dy, data.dstate)
-        return y, dx, lstm.flat_grads
-
-    objects = [build_lstm(I, H, dtype=dtype) for _ in range(5)]
+    objects = [build_layer(kind, I, H, dtype=dtype) for _ in range(5)]
     data = draw_inputs(objects[0], T, B)
     with threads(1):
-        expected = train(objects[0])
+        expected = train(objects[0], data)
     with threads(2), ThreadPoolExecutor(4) as executor:
-        for got in executor.map(train, objects[1:]):
+        for got in executor.map(lambda layer: train(layer, data), objects[1:]):
             for value, wanted in zip(got, expected, strict=True):
                 assert_same_bits(value, wanted)
+
+
+@pytest.mark.parametrize("sizes", [(32, 64, 24, 16), (12, 1, 20, 300)], ids=["rows", "units"])
+def test_one_object_may_be_gone_back_through_in_many_threads(kind, dtype, sizes):
+    T, B, I, H = sizes  # noqa: E741
+    layer = build_layer(kind, I, H, dtype=dtype)
+    inputs = [draw_inputs(layer, T, B, seed=seed) for seed in range(4)]
+    with threads(1):
+        expected = [train(build_layer(kind, I, H, dtype=dtype), data)[1] for data in inputs]
+    with threads(2), ThreadPoolExecutor(4) as executor:
+        for (_, dx, _), wanted in zip(
+            executor.map(lambda data: train(layer, data), inputs), expected, strict=True
+        ):
+            assert_same_bits(dx, wanted)
 
 
 def test_number_of_threads_may_change_in_the_middle_of_calls():
@@ -312,11 +339,11 @@ def test_number_of_threads_may_change_in_the_middle_of_calls():
 LONG = {"one row": (8, 1024, 1, 300_000), "units": (300, 300, 40, 60_000), "rows": (2000, 32, 200, 40_000)}
 
 
-def long_lstm(name):
-    """Return an LSTM, one step of input, and how many of them take minutes."""
+def long_layer(name, kind="lstm"):
+    """Return a layer, one step of input, and how many of them take long: minutes for an LSTM."""
     I, H, B, T = LONG[name]  # noqa: E741
-    lstm = clstm.LSTM(I, H, dtype=np.float32, rng=0, init="torch")
-    return lstm, draw_inputs(lstm, 1, B).x, T
+    layer = LAYERS[kind](I, H, dtype=np.float32, rng=0, init="torch")
+    return layer, draw_inputs(layer, 1, B).x, T
 
 
 def seen_often(array, times):
@@ -324,19 +351,13 @@ def seen_often(array, times):
     return np.broadcast_to(array[:1], (times, *array.shape[1:]))
 
 
-@contextmanager
-def long_tape(lstm, times):
-    """Pretend that the one step of the last `forward` was seen many times; the tape must stay as it is."""
-    tape = lstm._tape
+def long_tape(tape, times):
+    """Return a tape for which the one step of this one was seen many times."""
     (layer,) = tape.layers
-    (direction,) = layer.directions
-    direction = direction._replace(
-        **{name: seen_often(value, times) for name, value in direction._asdict().items()}
-    )
-    layer = layer._replace(x=seen_often(layer.x, times), directions=[direction])
-    lstm._tape = tape = tape._replace(layers=[layer], lengths=np.full_like(tape.lengths, times))
-    yield
-    assert lstm._tape is tape
+    (cell,) = layer.cells
+    parts = {name: seen_often(part, times) for name, part in cell._asdict().items() if part is not None}
+    layers = (LayerTape(seen_often(layer.x, times), None, (CellTape(**parts),)),)
+    return replace(tape, layers=layers, lengths=np.full_like(tape.lengths, times))
 
 
 def assert_interrupted(call):
@@ -354,53 +375,56 @@ def assert_interrupted(call):
     assert len(handled) == 2
 
 
-def outcome(lstm, x):
-    y, state = lstm.forward(x)
-    dx, dstate = lstm.backward(np.ones_like(y))
-    return [y, *state, dx, *dstate, lstm.flat_grads.copy()]
+def outcome(layer, x):
+    y, state = layer.forward(x)
+    dx, dstate = layer.backward(np.ones_like(y))
+    return [y, *as_tuple(state), dx, *as_tuple(dstate), layer.flat_grads.copy()]
 
 
-def assert_usable(lstm, x, expected):
-    for got, value in zip(outcome(lstm, x), expected, strict=True):
+def assert_usable(layer, x, expected):
+    for got, value in zip(outcome(layer, x), expected, strict=True):
         assert_same_bits(got, value)
 
 
 @posix
 @pytest.mark.parametrize("n", [1, 2])
 @pytest.mark.parametrize("name", LONG)
-def test_ctrl_c_ends_a_forward_pass_and_leaves_the_object_as_it_was(name, n):
-    lstm, x, T = long_lstm(name)
-    expected = outcome(lstm, x)
-    content = {key: value for key, value in vars(lstm).items() if not isinstance(value, np.ndarray)}
-    params, grads = lstm.flat_params.copy(), lstm.flat_grads.copy()
+def test_ctrl_c_ends_a_forward_pass_and_leaves_the_object_as_it_was(kind, name, n):
+    layer, x, T = long_layer(name, kind)
+    expected = outcome(layer, x)
+    tape, content = layer.tape, {k: v for k, v in vars(layer).items() if not isinstance(v, np.ndarray)}
+    params, grads = layer.flat_params.copy(), layer.flat_grads.copy()
     with threads(n):
-        assert_interrupted(lambda: lstm(seen_often(x, T)))
+        assert_interrupted(lambda: layer(seen_often(x, T)))
         if name != "rows":  # there the copy that `forward` takes of x would be large
-            assert_interrupted(lambda: lstm.forward(seen_often(x, T // 10)))
+            assert_interrupted(lambda: layer.forward(seen_often(x, T // 10)))
     for key, value in content.items():
-        assert vars(lstm)[key] is value, key
-    assert_same_bits(lstm.flat_params, params)
-    assert_same_bits(lstm.flat_grads, grads)
+        assert vars(layer)[key] is value, key
+    assert layer.tape is tape
+    assert_same_bits(layer.flat_params, params)
+    assert_same_bits(layer.flat_grads, grads)
     with threads(n):
-        assert_usable(lstm, x, expected)
+        assert_usable(layer, x, expected)
 
 
 @posix
 @pytest.mark.parametrize("n", [1, 2])
 @pytest.mark.parametrize("name", LONG)
-def test_ctrl_c_ends_a_backward_pass_and_leaves_the_object_as_it_was(name, n):
-    lstm, x, T = long_lstm(name)
+def test_ctrl_c_ends_a_backward_pass_and_leaves_the_object_as_it_was(kind, name, n):
+    layer, x, T = long_layer(name, kind)
     T //= 10  # the derivative by x takes memory
-    expected = outcome(lstm, x)
-    y, _ = lstm.forward(x)
-    params, grads = lstm.flat_params.copy(), lstm.flat_grads.copy()
-    with threads(n), long_tape(lstm, T):
-        assert_interrupted(lambda: lstm.backward(seen_often(y, T)))
-        assert_interrupted(lambda: lstm.backward(seen_often(y, T), accumulate=True))
-    assert_same_bits(lstm.flat_params, params)
-    assert_same_bits(lstm.flat_grads, grads)
+    expected = outcome(layer, x)
+    y, _ = layer.forward(x)
+    params, grads = layer.flat_params.copy(), layer.flat_grads.copy()
+    tape, many = layer.tape, long_tape(layer.tape, T)
     with threads(n):
-        assert_usable(lstm, x, expected)
+        for accumulate in (False, True):
+            assert_interrupted(lambda: layer.backward(seen_often(y, T), accumulate=accumulate, tape=many))  # noqa: B023
+    assert layer.tape is tape
+    assert_same_bits(layer.flat_params, params)
+    assert_same_bits(layer.flat_grads, grads)
+    with threads(n):
+        assert_usable(layer, x, expected)
 
 
 def press_ctrl_c():
@@ -438,7 +462,7 @@ def test_real_ctrl_c_from_outside(dtype):
 @pytest.mark.parametrize("n", [1, 2])
 @pytest.mark.parametrize("name", LONG)
 def test_handler_that_does_not_raise_changes_nothing(name, n):
-    lstm, x, T = long_lstm(name)
+    lstm, x, T = long_layer(name)
     x = seen_often(x, T // 600)
     with threads(n):
         expected, _ = lstm(x)
@@ -454,7 +478,7 @@ def test_handler_that_does_not_raise_changes_nothing(name, n):
 @posix
 @pytest.mark.parametrize("n", [1, 2])
 def test_handler_may_use_the_same_object(n):
-    lstm, x, T = long_lstm("one row")
+    lstm, x, T = long_layer("one row")
     short, expected = seen_often(x, 20), lstm(seen_often(x, 20))[0]
     results = []
 
@@ -473,7 +497,7 @@ def test_handler_may_use_the_same_object(n):
 @posix
 def test_first_of_several_exceptions_is_the_one_that_is_raised():
     """Signals that come while a call is being ended wait until it has ended."""
-    lstm, x, T = long_lstm("rows")
+    lstm, x, T = long_layer("rows")
     raised = []
 
     def handler(*_):
@@ -509,7 +533,7 @@ assert results() == expected
 
 @posix
 def test_call_in_another_thread_leaves_signals_to_the_main_thread():
-    lstm, x, T = long_lstm("one row")
+    lstm, x, T = long_layer("one row")
     x = seen_often(x, T // 2000)
     expected, _ = lstm(x)
     handled_in = []

@@ -11,10 +11,13 @@ from ._check import FileFormatError
 from ._gradcheck import GradientFailure, GradientReport, gradcheck
 from ._gradient_flow import GradientFlow, gradient_flow
 from ._info import show_config
+from ._load import load
 from ._threads import get_num_threads, set_num_threads
+from ._version import __version__
 from .lstm import LSTM, Trace
 from .rnn import RNN, RNNTrace
 from .stream import Stream
+from .tape import Tape
 
 __all__ = [
     "LSTM",
@@ -25,18 +28,18 @@ __all__ = [
     "GradientReport",
     "RNNTrace",
     "Stream",
+    "Tape",
     "Trace",
     "__version__",
     "compat",
     "get_num_threads",
     "gradcheck",
     "gradient_flow",
+    "load",
     "reference",
     "set_num_threads",
     "show_config",
 ]
-
-__version__ = "0.1.0"
 
 
 # Imported when they are first asked for: what training and pictures need.

@@ -43,7 +43,7 @@ def shorten(text: str) -> str:
     return text if len(text) <= _LONGEST_TEXT else f"{text[: _LONGEST_TEXT - 3]}..."
 
 
-def _listed(names: Collection[object]) -> str:
+def listed(names: Collection[object]) -> str:
     """List names in a message, the first of them if there are many."""
     shown = [
         shorten(name) if isinstance(name, str) and name.isprintable() else describe(name)
@@ -117,14 +117,14 @@ def choice(name: str, value: object, allowed: tuple[str, ...]) -> str:
     return value
 
 
-def float_dtype(value: Any) -> np.dtype[Any]:
+def float_dtype(name: str, value: Any) -> np.dtype[Any]:
     """Return the dtype, float32 or float64."""
     try:
         dtype: np.dtype[Any] = np.dtype(value)
     except (TypeError, ValueError, SyntaxError):
-        raise TypeError(f"dtype: expected float32 or float64, got {describe(value)}") from None
+        raise TypeError(f"{name}: expected float32 or float64, got {describe(value)}") from None
     if value is None or dtype not in (np.float32, np.float64) or not dtype.isnative:
-        raise ValueError(f"dtype: expected float32 or float64, got {describe(value)}")
+        raise ValueError(f"{name}: expected float32 or float64, got {describe(value)}")
     return dtype
 
 
@@ -177,6 +177,8 @@ def shape(name: str, value: Array, expected: tuple[int | str, ...]) -> None:
 
 def shaped(name: str, value: Any, dtype: np.dtype[Any], expected: tuple[int | str, ...]) -> Array:
     """Convert with `array`, then compare with `shape`."""
+    if type(value) is np.ndarray and value.shape == expected and value.dtype is dtype and value.flags.carray:
+        return value
     converted = array(name, value, dtype)
     shape(name, converted, expected)
     return converted
@@ -191,7 +193,11 @@ def pair(name: str, value: Any, parts: str) -> tuple[Any, Any]:
 
 def lengths(value: Any, T: int, B: int) -> NDArray[np.intp]:
     """Return the number of real steps of each row; None means T for every row."""
-    return np.full(B, T, np.intp) if value is None else integers("lengths", value, B, T)
+    if value is not None:
+        return integers("lengths", value, B, T)
+    full = np.empty(B, np.intp)
+    full.fill(T)
+    return full
 
 
 def integers(name: str, value: Any, size: int, high: int) -> NDArray[np.intp]:
@@ -216,6 +222,6 @@ def entries(name: str, given: Mapping[str, Any], expected: Iterable[str], strict
     extra = [key for key in given if key not in wanted]
     if strict and (missing or extra):
         raise ValueError(
-            f"{name}: expected exactly {_listed(wanted)}; missing: {_listed(missing) or 'none'}; "
-            f"unexpected: {_listed(extra) or 'none'}"
+            f"{name}: expected exactly {listed(wanted)}; missing: {listed(missing) or 'none'}; "
+            f"unexpected: {listed(extra) or 'none'}"
         )

@@ -6,11 +6,13 @@ A backend is anything with the functions of reference.py; `backend` returns one 
 from __future__ import annotations
 
 import importlib
+import math
 import os
 from types import SimpleNamespace
 from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from . import _cpu, reference
 
@@ -20,7 +22,7 @@ BUILDS = {
     "x86_64_v3": "clstm._kernels_x86_64_v3",
     "baseline": "clstm._kernels",
 }
-FUNCTIONS = ("forward", "backward", "step", "rnn_forward", "rnn_backward")
+FUNCTIONS = ("forward", "backward", "step")
 
 
 class Backend(Protocol):
@@ -29,8 +31,6 @@ class Backend(Protocol):
     forward: Any
     backward: Any
     step: Any
-    rnn_forward: Any
-    rnn_backward: Any
     Stream: Any
 
 
@@ -65,3 +65,8 @@ _by_dtype: dict[np.dtype[Any], Backend] = {
 def backend(name: str, dtype: np.dtype[Any]) -> Backend:
     """Return the definition for "numpy", the kernels for "auto"."""
     return reference if name == "numpy" else _by_dtype[dtype]
+
+
+def empty(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Return an array with any content from the kernels' pool: new memory costs a page fault every 4 KB."""
+    return np.ndarray(shape, dtype, kernels.Block(math.prod(shape) * dtype.itemsize))

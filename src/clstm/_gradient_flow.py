@@ -1,21 +1,20 @@
 """How far a gradient reaches back in time: its measured size at every step, from a real backward pass.
 
-The backward pass is taken one step at a time on a private copy of the layer, so that the derivative by the
-state between two steps passes through our hands.
+The tape of one forward pass is walked back one step at a time, so that the derivative by the state between
+two steps passes through our hands.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from . import _check
-from .lstm import LSTM, Trace
-from .rnn import RNN
+from . import _check, _dispatch, _layouts
+from .cells import CellTape, Schedule
+from .layers import SequenceLayer
 
 Array = NDArray[Any]
 
@@ -42,7 +41,7 @@ class GradientFlow:
 
 
 def gradient_flow(
-    layer: LSTM | RNN, x: ArrayLike, dy: ArrayLike | None = None, state: Any = None
+    layer: SequenceLayer[Any], x: ArrayLike, dy: ArrayLike | None = None, state: Any = None
 ) -> GradientFlow:
     """Measure how much of a gradient arrives at each time step.
 
@@ -84,67 +83,65 @@ def gradient_flow(
     >>> import clstm, numpy as np
     >>> x = np.random.default_rng(0).standard_normal((30, 3))
     >>> flow = clstm.gradient_flow(clstm.LSTM(3, 8, forget_bias=3.0, rng=0), x)
-    >>> flow.distance[-1], flow.dh.shape, flow.dh[0].round(12)
-    (np.int64(30), (31,), np.float64(1.0))
+    >>> int(flow.distance[-1]), flow.dh.shape, float(flow.dh[0].round(12))
+    (30, (31,), 1.0)
     >>> shut = clstm.gradient_flow(clstm.LSTM(3, 8, forget_bias=-3.0, rng=0), x)
     >>> bool(shut.dc[-1] < 1e-9 * flow.dc[-1])
     True
     """
-    if not isinstance(layer, LSTM | RNN):
+    if not isinstance(layer, SequenceLayer):
         raise TypeError(f"layer: expected LSTM or RNN, got {_check.describe(layer)}")
-    if isinstance(layer, LSTM) and (layer.num_layers > 1 or layer.bidirectional):
+    if layer.num_layers > 1 or layer.bidirectional:
         raise ValueError(
-            f"layer: expected one layer in one direction, for a state that all of the gradient passes through, got {layer!r}"
+            "layer: expected one layer in one direction, for a state that all gradient passes through, "
+            f"got {layer!r}"
         )
-    x_t, batched = layer._sequence("x", x, layer.input_size)
+    batch_first, H = layer.batch_first, layer.hidden_size
+    x_t, batched = _layouts.time_major("x", x, layer.input_size, layer.dtype, batch_first)
     T, B, _ = x_t.shape
     if T == 0:
         raise ValueError(f"x: expected at least one time step, got shape {np.shape(x)}")
     if dy is None:
-        dy_t = np.zeros((T, B, layer.hidden_size))
-        dy_t[-1] = 1 / np.sqrt(layer.hidden_size)
+        dy_t = np.zeros((T, B, H))
+        dy_t[-1] = 1 / np.sqrt(H)
     else:
-        dy_t = layer._output_derivative(dy, (T, B, layer.hidden_size), batched)
-    initial: tuple[Array, ...]
-    if isinstance(layer, LSTM):
-        initial = layer._state("state (h_0, c_0)", state, B, batched)
-    else:
-        initial = (layer._state("state", state, B, batched)[None],)
+        dy_t = _layouts.derivative(dy, (T, B, H), layer.dtype, batch_first, batched).astype(np.float64)
+    initial = _layouts.state_parts(layer.kind, "state", "{}_0", state, (1, B, H), layer.dtype, batched)
 
-    twin = _copy_in_float64(layer)
-    trace = twin.trace(x_t, _pack(initial))
-    parts = (trace.h, trace.c) if isinstance(trace, Trace) else (trace.h,)
-    states = [
-        np.concatenate([first, part[0]]) for first, part in zip(initial, parts, strict=True)
-    ]  # (T + 1, B, H) each
+    # In float64 on a copy of the weights; each array begins with the initial state, so the state before step
+    # t has index t.
+    functions, cell, x64 = (
+        _dispatch.backend(layer.backend, np.dtype(np.float64)),
+        layer.cells[0],
+        x_t.astype(np.float64),
+    )
+    cell = cell.astype(np.float64)
+    states = [np.concatenate([part, np.empty((T, B, H))]) for part in initial]  # (T + 1, B, H) each
+    left = CellTape(states[0][1:])
+    if len(states) == 2:
+        left = CellTape(left.y, np.empty((T, B, 4 * H)), states[1][1:])
+    final = tuple(np.empty((B, H)) for _ in states)
+    functions.forward(
+        cell, x64, tuple(part[0] for part in states), Schedule(np.full(B, T, np.intp), False), left, final
+    )
+
     derivatives = [np.zeros_like(part) for part in states]  # by the state as the steps after it see it
+    one, zero = Schedule(np.ones(B, np.intp), False), np.zeros((1, B, H))
+    dx, dcell = np.empty_like(x64[:1]), cell.astype(np.float64)
     for t in reversed(range(T)):
         derivatives[0][t + 1] += dy_t[t]
-        twin.forward(x_t[t : t + 1], _pack([part[t : t + 1] for part in states]))
-        _, before = twin.backward(dstate=_pack([part[t + 1 : t + 2] for part in derivatives]))
-        for part, value in zip(derivatives, before if isinstance(before, tuple) else (before,), strict=True):
-            part[t] = value[0]
-    if isinstance(trace, Trace):  # add the way of c_t through h_t
-        derivatives[1][1:] += derivatives[0][1:] * trace.o[0] * (1 - np.tanh(trace.c[0]) ** 2)
+        functions.backward(
+            cell, x64[t : t + 1], tuple(part[t] for part in states), one,
+            left.at(t),
+            zero, tuple(part[t + 1] for part in derivatives),
+            dx, dcell, tuple(part[t] for part in derivatives),
+        )  # fmt: skip
+    if left.gates is not None:  # add the way of c_t through h_t
+        o = left.gates[:, :, layer.kind.block("o", H)]
+        derivatives[1][1:] += derivatives[0][1:] * o * (1 - np.tanh(states[1][1:]) ** 2)
 
     norms = [_norm(part)[::-1] if batched else _norm(part)[::-1, 0] for part in derivatives]
     return GradientFlow(np.arange(T + 1), norms[0], norms[1] if len(norms) == 2 else None)
-
-
-def _copy_in_float64(layer: LSTM | RNN) -> LSTM | RNN:
-    """Make a time-major layer with the same weights and a tape of its own."""
-    kind = LSTM if isinstance(layer, LSTM) else RNN
-    # "torch" is the initialisation that takes no time; what it draws is overwritten.
-    twin = kind(
-        layer.input_size, layer.hidden_size, bias=layer.bias, init="torch", rng=0, backend=layer.backend
-    )
-    twin.load_state_dict(layer.state_dict())
-    return twin
-
-
-def _pack(parts: Sequence[Array]) -> Any:
-    """Make a state of its parts: the pair (h, c), or h alone."""
-    return tuple(parts) if len(parts) == 2 else parts[0]
 
 
 def _norm(vectors: Array) -> Array:

@@ -25,7 +25,7 @@ def show_config() -> dict[str, Any]:
     >>> clstm.show_config()["build"] in ("baseline", "x86_64_v3", "x86_64_v4")
     True
     """
-    from . import __version__
+    from ._version import __version__
 
     return {
         "version": __version__,

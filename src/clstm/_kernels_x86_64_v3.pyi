@@ -1,12 +1,11 @@
 """The kernels once more, compiled for x86-64-v3."""
 
+from ._kernels import KINDS as KINDS
 from ._kernels import VECTOR_BYTES as VECTOR_BYTES
-from ._kernels import Step as Step
+from ._kernels import Block as Block
 from ._kernels import Stream as Stream
 from ._kernels import backward as backward
 from ._kernels import forward as forward
-from ._kernels import rnn_backward as rnn_backward
-from ._kernels import rnn_forward as rnn_forward
 from ._kernels import set_num_threads as set_num_threads
 from ._kernels import sigmoid as sigmoid
 from ._kernels import step as step

@@ -99,7 +99,7 @@ def gates(
     Returns
     -------
     matplotlib Figure
-        Six panels on one time axis, which counts from 1; units count from 0.  Gates are coloured from 0 to 1,
+        Six fields on one time axis, which counts from 1; units count from 0.  Gates are coloured from 0 to 1,
         candidate and hidden state from -1 to 1, the cell symmetrically about 0.
 
     Raises
@@ -122,12 +122,12 @@ def gates(
     maps = (_FORGET, _INPUT, _CANDIDATE, _OUTPUT, _CELL, _HIDDEN)
     parts = [_part("trace", trace, each.part, layer, row, steps) for each in maps]
     figure = _new_figure(12, 8) if figure is None else figure
-    panels = figure.subplots(3, 2, sharex=True, sharey=True)
-    for axes, each, values in zip(panels.flat, maps, parts, strict=True):
+    fields = figure.subplots(3, 2, sharex=True, sharey=True)
+    for axes, each, values in zip(fields.flat, maps, parts, strict=True):
         _heat_map(axes, each, values)
-    for axes in panels[-1]:
+    for axes in fields[-1]:
         axes.set_xlabel("time step")
-    for axes in panels[:, 0]:
+    for axes in fields[:, 0]:
         axes.set_ylabel("hidden unit")
     figure.suptitle(title)
     return figure
@@ -158,7 +158,7 @@ def compare(
     Returns
     -------
     matplotlib Figure
-        Three panels on one time axis: the LSTM's cell and hidden state, the RNN's hidden state.
+        Three fields on one time axis: the LSTM's cell and hidden state, the RNN's hidden state.
 
     Raises
     ------
@@ -184,13 +184,13 @@ def compare(
             f"rnn_trace: expected {len(hidden)} time steps, as in lstm_trace, got {len(rnn_hidden)}"
         )
     figure = _new_figure(10, 8) if figure is None else figure
-    panels = figure.subplots(3, 1, sharex=True)
-    _heat_map(panels[0], _CELL._replace(title="LSTM: cell state c"), cell)
-    _heat_map(panels[1], _HIDDEN._replace(title="LSTM: hidden state h"), hidden)
-    _heat_map(panels[2], _HIDDEN._replace(title="RNN: hidden state h"), rnn_hidden)
-    for axes in panels:
+    fields = figure.subplots(3, 1, sharex=True)
+    _heat_map(fields[0], _CELL._replace(title="LSTM: cell state c"), cell)
+    _heat_map(fields[1], _HIDDEN._replace(title="LSTM: hidden state h"), hidden)
+    _heat_map(fields[2], _HIDDEN._replace(title="RNN: hidden state h"), rnn_hidden)
+    for axes in fields:
         axes.set_ylabel("hidden unit")
-    panels[-1].set_xlabel("time step")
+    fields[-1].set_xlabel("time step")
     figure.suptitle(title)
     return figure
 
@@ -386,7 +386,7 @@ def gradient_flow(
     Returns
     -------
     matplotlib Figure
-        Two panels with one logarithmic axis: the norms of dL/dh_t, and of dL/dc_t for those that have a cell,
+        Two fields with one logarithmic axis: the norms of dL/dh_t, and of dL/dc_t for those that have a cell,
         each the mean
         over the rows of the batch.  Where a norm is 0 there is a gap.
 
@@ -417,21 +417,21 @@ def gradient_flow(
                 f"flows[{name!r}]: expected what clstm.gradient_flow returns, got {_check.describe(flow)}"
             )
     figure = _new_figure(12, 5) if figure is None else figure
-    panels = figure.subplots(1, 2, sharex=True, sharey=True)
-    panels[0].set_yscale("log")
+    fields = figure.subplots(1, 2, sharex=True, sharey=True)
+    fields[0].set_yscale("log")
     for n, (name, flow) in enumerate(flows.items()):
         color, style = STYLES[n % len(STYLES)]
-        for axes, norms in zip(panels, (flow.dh, flow.dc), strict=True):
+        for axes, norms in zip(fields, (flow.dh, flow.dc), strict=True):
             if norms is not None:
                 mean = norms.reshape(len(norms), -1).mean(axis=1)
                 drawn = np.where(mean > 0, mean, np.nan)
                 axes.plot(flow.distance, drawn, style, color=color, linewidth=1.6, label=name)
     for axes, part, ylabel in zip(
-        panels, ("hidden state, dL/dh_t", "cell state, dL/dc_t"), ("norm", ""), strict=True
+        fields, ("hidden state, dL/dh_t", "cell state, dL/dc_t"), ("norm", ""), strict=True
     ):
         _finish(axes, f"Gradient by the {part}", "time steps back from the loss", ylabel)
         axes.grid(axis="y", color="0.92")
-    panels[0].legend(frameon=False)
+    fields[0].legend(frameon=False)
     figure.suptitle(title)
     return figure
 

@@ -46,7 +46,7 @@ padding: never read, and 0 in every output.
 
 The plain RNN
 -------------
-To compare with: no gates, no cell, and the weights are ``W_x (I, H)``, ``W_h (H, H)`` and ``bias (H,)``.  Forward::
+To compare with: no gates, no cell; weights ``W_x (I, H)``, ``W_h (H, H)`` and ``bias (H,)``.  Forward::
 
     5   z   = x_t @ W_x + h_prev @ W_h + bias   (B, H)     pre-activations
     6   h_t = tanh(z)                           (B, H)     hidden state, which is also the output y_t
@@ -82,9 +82,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Stream", "backward", "forward", "rnn_backward", "rnn_forward", "sigmoid", "step"]
+__all__ = ["Stream", "backward", "forward", "sigmoid", "step"]
 
 Array = NDArray[Any]
+State = tuple[Array, ...]
 Rows = slice | NDArray[np.intp]
 
 
@@ -110,8 +111,51 @@ def sigmoid(x: Array) -> Array:
     return s
 
 
-def _steps(lengths: NDArray[np.intp], reverse: bool) -> Iterator[tuple[Any, Rows, int]]:
-    """Yield (time index, rows, step) for the steps in the order they are computed; one time index a row if they differ."""
+# -------------------------------------------------------------------------------------------- the two cells
+
+
+def lstm_forward(z: Array, c_prev: Array) -> tuple[Array, State]:
+    """Return the gates i, f, g, o side by side and (h_t, c_t): equations 2 to 4."""
+    z_i, z_f, z_g, z_o = np.split(z, 4, axis=-1)
+    i, f, o = sigmoid(z_i), sigmoid(z_f), sigmoid(z_o)  # 2
+    g = np.tanh(z_g)
+    c_t = f * c_prev + i * g  # 3
+    h_t = o * np.tanh(c_t)  # 4
+    return np.concatenate([i, f, g, o], axis=-1), (h_t, c_t)
+
+
+def lstm_backward(dh: Array, dc_carry: Array, gates: Array, c_t: Array, c_prev: Array) -> tuple[Array, State]:
+    """Return dz and what is handed to dc of the step before: equations 4' to 2'."""
+    i, f, g, o = np.split(gates, 4, axis=-1)
+    tanh_c = np.tanh(c_t)
+    do = dh * tanh_c  # 4'
+    dc = dc_carry + dh * o * (1 - tanh_c**2)
+    di, dg, df = dc * g, dc * i, dc * c_prev  # 3'
+    dz = [di * i * (1 - i), df * f * (1 - f), dg * (1 - g**2), do * o * (1 - o)]  # 2'
+    return np.concatenate(dz, axis=-1), (dc * f,)
+
+
+def rnn_forward(z: Array) -> tuple[Array, State]:
+    """Return h_t twice, as the one gate and as the state: equation 6."""
+    h_t = np.tanh(z)  # 6
+    return h_t, (h_t,)
+
+
+def rnn_backward(dh: Array, h_t: Array) -> tuple[Array, State]:
+    """Return dz: equation 6'."""
+    return dh * (1 - h_t**2), ()  # 6'
+
+
+FORWARD: dict[str, Any] = {"lstm": lstm_forward, "rnn": rnn_forward}
+BACKWARD: dict[str, Any] = {"lstm": lstm_backward, "rnn": rnn_backward}
+
+
+# --------------------------------------------------------------------------------------- the walk over time
+
+
+def _steps(schedule: Any) -> Iterator[tuple[Any, Rows, int]]:
+    """Yield (time index, rows, step) in the order of computation; one time index a row if they differ."""
+    lengths, reverse = schedule.lengths, schedule.reverse
     longest = int(lengths.max(initial=0))
     if np.all(lengths == longest):
         for s in range(longest):
@@ -122,21 +166,7 @@ def _steps(lengths: NDArray[np.intp], reverse: bool) -> Iterator[tuple[Any, Rows
         yield (lengths[rows] - 1 - s if reverse else s), rows, s
 
 
-def forward(
-    x: Array,
-    W_x: Array,
-    W_h: Array,
-    bias: Array,
-    h_0: Array,
-    c_0: Array,
-    lengths: NDArray[np.intp],
-    reverse: bool,
-    y: Array,
-    gates: Array | None,
-    c: Array | None,
-    h_n: Array,
-    c_n: Array,
-) -> None:
+def forward(cell: Any, x: Array, state: State, schedule: Any, tape: Any, final: State) -> None:
     """Run one layer in one direction over whole sequences.
 
     The equations are numbered as in the module's docstring.  Arrays marked OUT are given by the caller and
@@ -144,69 +174,59 @@ def forward(
 
     Parameters
     ----------
+    cell : clstm.cells.Cell
+        Its kind, and ``W_x (I, GH)``, ``W_h (H, GH)``, ``bias (GH,)``.
     x : ndarray of shape (T, B, I)
-    W_x, W_h, bias : ndarrays of shape (I, 4H), (H, 4H), (4H,)
-    h_0, c_0 : ndarrays of shape (B, H)
-        State before the first step.
-    lengths : ndarray of shape (B,), dtype intp
-        Number of real steps of each row, at most T.
-    reverse : bool
-        Walk each row from its last real step to its first.
-    y : OUT, ndarray of shape (T, B, H)
-        Hidden states at their time index; 0 on padding.
-    gates, c : OUT, ndarrays of shape (T, B, 4H), (T, B, H), or None
-        The tape that `backward` reads: i, f, g, o and the cell.  Padding is left as it is.  None: keep
-        nothing.
-    h_n, c_n : OUT, ndarrays of shape (B, H)
+    state : tuple of ndarrays of shape (B, H)
+        Before the first step: (h, c), or (h,) for an RNN.
+    schedule : clstm.cells.Schedule
+        ``lengths (B,)``, the real steps of each row; ``reverse``: walk each row from its last real step to
+        its first.
+    tape : OUT, clstm.cells.CellTape
+        ``y (T, B, H)``: hidden states at their time index, 0 on padding.  ``gates (T, B, GH)`` and ``c (T, B,
+        H)``, or None: what `backward` reads besides; padding is left as it is.
+    final : OUT, tuple of ndarrays of shape (B, H)
         State after each row's last step.
 
     Examples
     --------
     One unit that has learnt nothing yet, over two steps:
 
-    >>> x, W_x, W_h, bias = np.ones((2, 1, 1)), np.ones((1, 4)), np.zeros((1, 4)), np.zeros(4)
-    >>> y, state = np.empty((2, 1, 1)), np.zeros((1, 1))
-    >>> h_n, c_n = np.empty((1, 1)), np.empty((1, 1))
-    >>> forward(x, W_x, W_h, bias, state, state, np.array([2]), False, y, None, None, h_n, c_n)
-    >>> y.ravel().round(4)
+    >>> from clstm.cells import LSTM, Cell, CellTape, Schedule
+    >>> cell = Cell(LSTM, np.ones((1, 4)), np.zeros((1, 4)), np.zeros(4))
+    >>> x, state, final = np.ones((2, 1, 1)), (np.zeros((1, 1)),) * 2, (np.empty((1, 1)), np.empty((1, 1)))
+    >>> tape = CellTape(np.empty((2, 1, 1)))
+    >>> forward(cell, x, state, Schedule(np.array([2]), False), tape, final)
+    >>> tape.y.ravel().round(4)
     array([0.3696, 0.5453])
     """
-    y[...] = 0
-    h_n[...] = h_0
-    c_n[...] = c_0
-    for t, rows, _ in _steps(lengths, reverse):
-        z = x[t, rows] @ W_x + h_n[rows] @ W_h + bias  # 1
-        z_i, z_f, z_g, z_o = np.split(z, 4, axis=-1)
-        i, f, o = sigmoid(z_i), sigmoid(z_f), sigmoid(z_o)  # 2
-        g = np.tanh(z_g)
-        c_t = f * c_n[rows] + i * g  # 3
-        h_t = o * np.tanh(c_t)  # 4
-        c_n[rows], h_n[rows], y[t, rows] = c_t, h_t, h_t
-        if gates is not None and c is not None:
-            gates[t, rows] = np.concatenate([i, f, g, o], axis=-1)
-            c[t, rows] = c_t
+    tape.y[...] = 0
+    for part, first in zip(final, state, strict=True):
+        part[...] = first
+    for t, rows, _ in _steps(schedule):
+        h_prev, *others = (part[rows] for part in final)
+        z = x[t, rows] @ cell.W_x + h_prev @ cell.W_h + cell.bias  # 1 and 5
+        gates, after = FORWARD[cell.kind.name](z, *others)
+        for part, value in zip(final, after, strict=True):
+            part[rows] = value
+        tape.y[t, rows] = after[0]
+        if tape.gates is not None:
+            tape.gates[t, rows] = gates
+        if tape.c is not None:
+            tape.c[t, rows] = after[1]
 
 
 def backward(
-    dy: Array,
-    dh_n: Array,
-    dc_n: Array,
+    cell: Any,
     x: Array,
-    W_x: Array,
-    W_h: Array,
-    h_0: Array,
-    c_0: Array,
-    lengths: NDArray[np.intp],
-    reverse: bool,
-    y: Array,
-    gates: Array,
-    c: Array,
+    state: State,
+    schedule: Any,
+    tape: Any,
+    dy: Array,
+    dfinal: State,
     dx: Array,
-    dW_x: Array,
-    dW_h: Array,
-    dbias: Array,
-    dh_0: Array,
-    dc_0: Array,
+    dcell: Any,
+    dstate: State,
 ) -> None:
     """Walk `forward` back: from the derivatives of a loss by the outputs to those by everything else.
 
@@ -215,221 +235,133 @@ def backward(
 
     Parameters
     ----------
+    cell, x, state, schedule : as given to `forward`
+    tape : as `forward` left it
     dy : ndarray of shape (T, B, H)
-        Derivative of the loss by `y`, without what flows through later steps.  Padding is not read.
-    dh_n, dc_n : ndarrays of shape (B, H)
+        Derivative of the loss by y, without what flows through later steps.  Padding is not read.
+    dfinal : tuple of ndarrays of shape (B, H)
         Derivatives by the final state.
-    x, W_x, W_h, h_0, c_0, lengths, reverse : as given to `forward`
-    y, gates, c : as `forward` left them
     dx : OUT, ndarray of shape (T, B, I)
         0 on padding.
-    dW_x, dW_h, dbias : OUT, ndarrays of shape (I, 4H), (H, 4H), (4H,)
-    dh_0, dc_0 : OUT, ndarrays of shape (B, H)
+    dcell : OUT, clstm.cells.Cell
+        Derivatives by the weights.
+    dstate : OUT, tuple of ndarrays of shape (B, H)
     """
-    for out in (dx, dW_x, dW_h, dbias):
+    for out in (dx, dcell.W_x, dcell.W_h, dcell.bias):
         out[...] = 0
-    dh_0[...] = dh_n  # what the steps after the current one ask of h and of c
-    dc_0[...] = dc_n
-    for t, rows, s in reversed(list(_steps(lengths, reverse))):
-        t_prev = t + 1 if reverse else t - 1
-        h_prev = y[t_prev, rows] if s else h_0[rows]
-        c_prev = c[t_prev, rows] if s else c_0[rows]
-        i, f, g, o = np.split(gates[t, rows], 4, axis=-1)
-        tanh_c = np.tanh(c[t, rows])
+    for part, last in zip(dstate, dfinal, strict=True):
+        part[...] = last  # what the steps after the current one ask of h and of c
+    for t, rows, s in reversed(list(_steps(schedule))):
+        t_prev = t + 1 if schedule.reverse else t - 1
+        h_prev = tape.y[t_prev, rows] if s else state[0][rows]
+        left = [(tape.y if tape.gates is None else tape.gates)[t, rows]]
+        if tape.c is not None:
+            left += [tape.c[t, rows], tape.c[t_prev, rows] if s else state[1][rows]]
 
-        dh = dy[t, rows] + dh_0[rows]  # 4'
-        do = dh * tanh_c
-        dc = dc_0[rows] + dh * o * (1 - tanh_c**2)
-        di, dg, df = dc * g, dc * i, dc * c_prev  # 3'
-        dz = np.concatenate(
-            [di * i * (1 - i), df * f * (1 - f), dg * (1 - g**2), do * o * (1 - o)], axis=-1
-        )  # 2'
+        dh = dy[t, rows] + dstate[0][rows]  # 4' and 6'
+        dz, carries = BACKWARD[cell.kind.name](dh, *(part[rows] for part in dstate[1:]), *left)
 
-        dx[t, rows] = dz @ W_x.T  # 1'
-        dW_x += x[t, rows].T @ dz
-        dW_h += h_prev.T @ dz
-        dbias += dz.sum(axis=0)
-        dh_0[rows] = dz @ W_h.T
-        dc_0[rows] = dc * f
+        dx[t, rows] = dz @ cell.W_x.T  # 1' and 5'
+        dcell.W_x[...] += x[t, rows].T @ dz
+        dcell.W_h[...] += h_prev.T @ dz
+        dcell.bias[...] += dz.sum(axis=0)
+        for part, value in zip(dstate, (dz @ cell.W_h.T, *carries), strict=True):
+            part[rows] = value
 
 
-def step(
-    x: Array,
-    W_x: Array,
-    W_h: Array,
-    bias: Array,
-    h_prev: Array,
-    c_prev: Array,
-    h: Array,
-    c: Array,
-) -> None:
+def step(cell: Any, x: Array, state: State, final: State) -> None:
     """Run one layer over one time step: `forward` with T = 1, without a time axis and without lengths.
 
     Parameters
     ----------
+    cell : clstm.cells.Cell
     x : ndarray of shape (B, I)
-    W_x, W_h, bias : ndarrays of shape (I, 4H), (H, 4H), (4H,)
-    h_prev, c_prev : ndarrays of shape (B, H)
-    h, c : OUT, ndarrays of shape (B, H)
+    state : tuple of ndarrays of shape (B, H)
+    final : OUT, tuple of ndarrays of shape (B, H)
     """
-    lengths = np.ones(len(x), np.intp)
-    y = np.empty_like(h)
-    forward(x[None], W_x, W_h, bias, h_prev, c_prev, lengths, False, y[None], None, None, h, c)
-
-
-def rnn_forward(
-    x: Array,
-    W_x: Array,
-    W_h: Array,
-    bias: Array,
-    h_0: Array,
-    lengths: NDArray[np.intp],
-    y: Array,
-    h_n: Array,
-) -> None:
-    """Run a plain RNN over whole sequences.
-
-    The equations are numbered as in the module's docstring.  Arrays marked OUT are given by the caller and
-    overwritten.
-
-    Parameters
-    ----------
-    x : ndarray of shape (T, B, I)
-    W_x, W_h, bias : ndarrays of shape (I, H), (H, H), (H,)
-    h_0 : ndarray of shape (B, H)
-        State before the first step.
-    lengths : ndarray of shape (B,), dtype intp
-        Number of real steps of each row, at most T.
-    y : OUT, ndarray of shape (T, B, H)
-        Hidden states; 0 on padding.  All that `rnn_backward` needs.
-    h_n : OUT, ndarray of shape (B, H)
-        State after each row's last step.
-
-    Examples
-    --------
-    One unit over two steps:
-
-    >>> x, W, bias, h_0 = np.ones((2, 1, 1)), np.ones((1, 1)), np.zeros(1), np.zeros((1, 1))
-    >>> y, h_n = np.empty((2, 1, 1)), np.empty((1, 1))
-    >>> rnn_forward(x, W, W, bias, h_0, np.array([2]), y, h_n)
-    >>> y.ravel().round(4)
-    array([0.7616, 0.9427])
-    """
-    y[...] = 0
-    h_n[...] = h_0
-    for t, rows, _ in _steps(lengths, False):
-        z = x[t, rows] @ W_x + h_n[rows] @ W_h + bias  # 5
-        h_t = np.tanh(z)  # 6
-        h_n[rows], y[t, rows] = h_t, h_t
-
-
-def rnn_backward(
-    dy: Array,
-    dh_n: Array,
-    x: Array,
-    W_x: Array,
-    W_h: Array,
-    h_0: Array,
-    lengths: NDArray[np.intp],
-    y: Array,
-    dx: Array,
-    dW_x: Array,
-    dW_h: Array,
-    dbias: Array,
-    dh_0: Array,
-) -> None:
-    """Walk `rnn_forward` back: from the derivatives of a loss by the outputs to those by everything else.
-
-    The equations are numbered as in the module's docstring.  Arrays marked OUT are given by the caller and
-    overwritten.
-
-    Parameters
-    ----------
-    dy : ndarray of shape (T, B, H)
-        Derivative of the loss by `y`, without what flows through later steps.  Padding is not read.
-    dh_n : ndarray of shape (B, H)
-        Derivative by the final state.
-    x, W_x, W_h, h_0, lengths : as given to `rnn_forward`
-    y : as `rnn_forward` left it
-    dx : OUT, ndarray of shape (T, B, I)
-        0 on padding.
-    dW_x, dW_h, dbias : OUT, ndarrays of shape (I, H), (H, H), (H,)
-    dh_0 : OUT, ndarray of shape (B, H)
-    """
-    for out in (dx, dW_x, dW_h, dbias):
-        out[...] = 0
-    dh_0[...] = dh_n  # what the steps after the current one ask of h
-    for t, rows, s in reversed(list(_steps(lengths, False))):
-        h_prev = y[t - 1, rows] if s else h_0[rows]
-        dh = dy[t, rows] + dh_0[rows]  # 6'
-        dz = dh * (1 - y[t, rows] ** 2)
-
-        dx[t, rows] = dz @ W_x.T  # 5'
-        dW_x += x[t, rows].T @ dz
-        dW_h += h_prev.T @ dz
-        dbias += dz.sum(axis=0)
-        dh_0[rows] = dz @ W_h.T
+    after = FORWARD[cell.kind.name](x @ cell.W_x + state[0] @ cell.W_h + cell.bias, *state[1:])[1]
+    for part, value in zip(final, after, strict=True):
+        part[...] = value
 
 
 class Stream:
-    """Weights and state of stacked layers, for `step` after `step`: what `clstm.Stream` is built on.
+    """Stacked layers and their state, for one step after the other: what `clstm.Stream` stands on.
 
     Parameters
     ----------
-    num_layers, rows, input_size, hidden_size : int
-    single : bool
-        float32 instead of float64.
-    batched : bool
-        Whether arrays have an axis of rows; without it there is one row.
+    cells : sequence of clstm.cells.Cell
+        One a layer.
+    rows : int
+    axes : {"f", "bf", "f1"}
+        What arguments look like: (features,), (rows, features), or columns (features, 1).
+    packed : bool
+        Take snapshots of the weights, see `pack`; else they are read where they lie.
     """
 
-    def __init__(
-        self, num_layers: int, rows: int, input_size: int, hidden_size: int, single: bool, batched: bool
-    ) -> None:
-        dtype = np.float32 if single else np.float64
-        self._x_shape = (rows, input_size) if batched else (input_size,)
-        self._out_shape = (rows, hidden_size) if batched else (hidden_size,)
-        self._layers: list[tuple[Array, Array, Array]] = [()] * num_layers  # type: ignore[list-item]
-        self._h = np.zeros((num_layers, rows, hidden_size), dtype)
-        self._c = np.zeros_like(self._h)
+    def __init__(self, cells: Any, rows: int, axes: str, packed: bool) -> None:
+        self._given = self._cells = tuple(cells)
+        self._rows, self._axes = rows, axes
+        self._sizes = (len(cells[0].W_x), len(cells[-1].W_h))
+        parts = [
+            [np.zeros((rows, len(cell.W_h)), cell.W_h.dtype) for _ in cell.kind.states]
+            for cell in self._given
+        ]
+        self._states = [tuple(state) for state in parts]
+        if packed:
+            self.pack()
 
-    def pack(self, k: int, W_x: Array, W_h: Array, bias: Array) -> None:
-        """Take a snapshot of the weights of layer k."""
-        self._layers[k] = (W_x.copy(), W_h.copy(), bias.copy())
+    def pack(self) -> None:
+        """Take a snapshot of the present weights of every layer."""
+        self._cells = tuple(
+            cell._replace(W_x=cell.W_x.copy(), W_h=cell.W_h.copy(), bias=cell.bias.copy())
+            for cell in self._given
+        )
 
-    def put_state(self, k: int, row: int, h: Array, c: Array) -> None:
+    def put_state(self, k: int, row: int, state: State) -> None:
         """Set the state of one row of layer k from arrays (H,)."""
-        self._h[k, row], self._c[k, row] = h, c
+        for part, value in zip(self._states[k], state, strict=True):
+            part[row] = value
 
-    def get_state(self, k: int, row: int, h: Array, c: Array) -> None:
+    def get_state(self, k: int, row: int, state: State) -> None:
         """Copy the state of one row of layer k to arrays (H,)."""
-        h[...], c[...] = self._h[k, row], self._c[k, row]
+        for value, part in zip(state, self._states[k], strict=True):
+            value[...] = part[row]
+
+    def _fits(self, array: Any, features: int) -> bool:
+        """Tell whether an argument can be taken as it is."""
+        shape = {"f": (features,), "bf": (self._rows, features), "f1": (features, 1)}[self._axes]
+        fits = isinstance(array, np.ndarray) and array.shape == shape
+        return (
+            fits
+            and array.dtype == self._given[0].W_x.dtype
+            and array.flags.c_contiguous
+            and array.flags.aligned
+        )
 
     def try_step(self, x: Any, out: Any) -> bool:
-        """Step all layers from x (rows, I) to out (rows, H), without the axis of rows if not batched.
+        """Step all layers from x (rows, I) to out (rows, H), on the axes of this stream.
 
         Returns False, with nothing changed, if either is no contiguous array of that shape and of the
         stream's dtype.
         """
-        for array, shape in ((x, self._x_shape), (out, self._out_shape)):
-            if not isinstance(array, np.ndarray) or array.shape != shape or array.dtype != self._h.dtype:
-                return False
-            if not (array.flags.c_contiguous and array.flags.aligned):
-                return False
-        if not out.flags.writeable:
+        if not (self._fits(x, self._sizes[0]) and self._fits(out, self._sizes[1]) and out.flags.writeable):
             return False
-        below = np.asarray(x).reshape(-1, self._x_shape[-1])
-        for weights, h, c in zip(self._layers, self._h, self._c, strict=True):
-            step(below, *weights, h.copy(), c.copy(), h, c)
-            below = h
+        below = np.asarray(x).reshape(-1, self._sizes[0])
+        for cell, state in zip(self._cells, self._states, strict=True):
+            step(cell, below, state, state)
+            below = state[0]
         out[...] = below.reshape(out.shape)
         return True
 
+    def try_step_from(self, x: Any, h_prev: Any, c_prev: Any, h: Any, c: Any) -> bool:
+        """Step one LSTM layer of one row from a given state to h and c; the rest as for `try_step`."""
+        others = all(self._fits(array, self._sizes[1]) for array in (h_prev, c_prev, h, c))
+        if not (others and self._fits(x, self._sizes[0]) and h.flags.writeable and c.flags.writeable):
+            return False
+        self.put_state(0, 0, (h_prev.ravel(), c_prev.ravel()))
+        self.try_step(x, h)
+        self.get_state(0, 0, (h.reshape(-1), c.reshape(-1)))
+        return True
 
-def __getattr__(name: str) -> Any:
-    """Offer `LSTM`, the class on top of these functions, without importing it for those who only read them."""
-    if name == "LSTM":
-        from .lstm import ReferenceLSTM
 
-        return ReferenceLSTM
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+LSTM: Any  # clstm.LSTM on these functions; lstm.py, which stands above this file, puts it here

@@ -1,4 +1,4 @@
-"""class Stream: one time step at a time with everything prepared, in microseconds; what `LSTM.stream` returns.
+"""class Stream: one time step at a time, everything prepared, in microseconds.
 
 The weights are packed once and the state stays inside.  A step costs one call; arguments that are not exactly
 right are checked and converted on a second, slower way.
@@ -6,30 +6,43 @@ right are checked and converted on a second, slower way.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from . import _check
-
-if TYPE_CHECKING:
-    from .lstm import LSTM, StateLike
+from . import _check, _layouts
+from ._dispatch import Backend, backend
+from .cells import Cell, Kind, State
 
 Array = NDArray[Any]
 
 
+class Layer(Protocol):
+    """What a stream needs of the layer that it runs."""
+
+    kind: ClassVar[Kind]
+
+    @property
+    def cells(self) -> tuple[Cell, ...]: ...  # noqa: D102
+    @property
+    def functions(self) -> Backend: ...  # noqa: D102
+    @property
+    def backend(self) -> str: ...  # noqa: D102
+
+
 class Stream:
-    """A unidirectional LSTM that is fed one time step at a time; made by `LSTM.stream`.
+    """A unidirectional LSTM or RNN that is fed one time step at a time; made by their method `stream`.
 
     The stream holds a snapshot of the parameters: changing them shows after `refresh`.  Its outputs have the
-    bits that `LSTM.step`, and the whole sequence in one call, would give.  A stream belongs to one thread at
-    a time.
+    bits that `step`, and the whole sequence in one call, would give.  A stream belongs to one thread at a
+    time.  It can be pickled and copied, the layer and the snapshot with it.
 
     Attributes
     ----------
     state : pair of ndarray of shape (num_layers, B, H)
-        ``(h, c)``, copies; assign to it to set the state.  Without the axis B for a stream of one row.
+        ``(h, c)``, for an RNN the array ``h``; copies: assign to it to set the state.  Without the axis B for
+        a stream of one row.
 
     Examples
     --------
@@ -41,28 +54,28 @@ class Stream:
     True
     """
 
-    def __init__(self, lstm: LSTM, batch_size: int | None, state: StateLike | None) -> None:
-        if lstm.bidirectional:
-            raise ValueError(
-                "stream: expected a unidirectional LSTM; the reverse direction needs the whole sequence first"
-            )
-        self._lstm = lstm
+    def __init__(self, layer: Layer, batch_size: int | None, state: Any) -> None:
+        self._layer, self._backend = layer, layer.backend
         self._batched = batch_size is not None
         self._rows = 1 if batch_size is None else _check.integer("batch_size", batch_size, 1)
-        self._first = lstm._state("state (h, c)", state, self._rows, self._batched, copy=True)
-        self._out_shape = (self._rows, lstm.hidden_size) if self._batched else (lstm.hidden_size,)
-        self._dtype = lstm.dtype
-        self._engine = lstm._functions.Stream(
-            lstm.num_layers,
-            self._rows,
-            lstm.input_size,
-            lstm.hidden_size,
-            lstm.dtype == np.float32,
-            self._batched,
-        )
-        self._try_step = self._engine.try_step
-        self.refresh()
+        W_x, W_h = layer.cells[0].W_x, layer.cells[-1].W_h
+        self._dtype, self._input_size, self._hidden_size = W_h.dtype, len(W_x), len(W_h)
+        self._first = tuple(part.copy() for part in self._parts_of(state))
+        self._start(layer.cells)
         self.reset()
+
+    def _start(self, cells: tuple[Cell, ...]) -> None:
+        """Pack a snapshot of the weights; the state is zeros."""
+        layer = self._layer  # whose backend may have been set to another one since
+        functions = layer.functions if layer.backend == self._backend else backend(self._backend, self._dtype)
+        self._snapshot = tuple(cell.astype(self._dtype) for cell in cells)
+        self._engine = functions.Stream(self._snapshot, self._rows, "bf" if self._batched else "f", True)
+        self._try_step = self._engine.try_step
+        self._out_shape = (self._rows, self._hidden_size) if self._batched else (self._hidden_size,)
+
+    def _parts_of(self, state: Any) -> State:
+        shape = (len(self._layer.cells), self._rows, self._hidden_size)
+        return _layouts.state_parts(self._layer.kind, "state", "{}", state, shape, self._dtype, self._batched)
 
     def step(self, x_t: ArrayLike, out: Array | None = None) -> Array:
         """Feed one time step.
@@ -93,7 +106,7 @@ class Stream:
     def _checked_step(self, x_t: ArrayLike, out: Array) -> None:
         """Say what is wrong with the arguments, or convert x_t."""
         x = _check.array("x_t", x_t, self._dtype)
-        _check.shape("x_t", x, (*self._out_shape[:-1], self._lstm.input_size))
+        _check.shape("x_t", x, (*self._out_shape[:-1], self._input_size))
         if not isinstance(out, np.ndarray) or out.dtype != self._dtype:
             raise TypeError(f"out: expected an array of dtype {self._dtype}, got {_check.describe(out)}")
         _check.shape("out", out, self._out_shape)
@@ -103,18 +116,20 @@ class Stream:
             raise RuntimeError("stream: expected one thread at a time, got a step during another one")
 
     @property
-    def state(self) -> tuple[Array, Array]:
-        """Copies of the state ``(h, c)``, each (num_layers, B, H) or (num_layers, H)."""
-        L, H = self._lstm.num_layers, self._lstm.hidden_size
-        h, c = np.empty((L, self._rows, H), self._dtype), np.empty((L, self._rows, H), self._dtype)
-        for k in range(L):
-            for row in range(self._rows):
-                self._engine.get_state(k, row, h[k, row], c[k, row])
-        return (h, c) if self._batched else (h[:, 0], c[:, 0])
+    def state(self) -> Any:
+        """Copies of the state, each (num_layers, B, H) or (num_layers, H)."""
+        return _layouts.state_as_given(self._state(), self._batched)
 
     @state.setter
-    def state(self, state: StateLike) -> None:
-        self._put(self._lstm._state("state (h, c)", state, self._rows, self._batched), range(self._rows))
+    def state(self, state: Any) -> None:
+        self._put(self._parts_of(state), range(self._rows))
+
+    def _state(self) -> State:
+        parts = tuple(np.empty_like(part) for part in self._first)
+        for k in range(len(self._snapshot)):
+            for row in range(self._rows):
+                self._engine.get_state(k, row, tuple(part[k, row] for part in parts))
+        return parts
 
     def reset(self, rows: ArrayLike | None = None) -> None:
         """Go back to the state that the stream began with.
@@ -136,22 +151,32 @@ class Stream:
             try:
                 if wanted.ndim > 1 or (wanted.ndim == 0 and wanted.dtype == bool):
                     raise IndexError
-                chosen = np.atleast_1d(
-                    np.arange(self._rows)[wanted if wanted.size else wanted.astype(np.intp)]
-                ).tolist()
+                index = wanted if wanted.size else wanted.astype(np.intp)
+                chosen = np.atleast_1d(np.arange(self._rows)[index]).tolist()
             except IndexError:
                 raise IndexError(
                     f"rows: expected indices or a mask of {self._rows} rows, got {_check.describe(rows)}"
                 ) from None
         self._put(self._first, chosen)
 
-    def _put(self, state: tuple[Array, Array], rows: list[int] | range) -> None:
-        h, c = state
-        for k in range(self._lstm.num_layers):
+    def _put(self, parts: State, rows: list[int] | range) -> None:
+        for k in range(len(self._snapshot)):
             for row in rows:
-                self._engine.put_state(k, row, h[k, row], c[k, row])
+                self._engine.put_state(k, row, tuple(part[k, row] for part in parts))
 
     def refresh(self) -> None:
-        """Take the present parameters of the LSTM; the state stays."""
-        for k, cell in enumerate(self._lstm._cells):
-            self._engine.pack(k, *cell)
+        """Take the present parameters of the layer; the state stays."""
+        for own, present in zip(self._snapshot, self._layer.cells, strict=True):
+            own.copy_in(present)
+        self._engine.pack()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Everything but what the kernels hold, of which the state is kept."""
+        kept = {name: value for name, value in vars(self).items() if name not in ("_engine", "_try_step")}
+        return kept | {"state": self._state()}
+
+    def __setstate__(self, kept: dict[str, Any]) -> None:
+        state = kept.pop("state")
+        self.__dict__.update(kept)
+        self._start(self._snapshot)
+        self._put(state, range(self._rows))

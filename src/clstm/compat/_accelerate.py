@@ -6,11 +6,13 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from .. import _check
+from ..cells import Cell
 from ..lstm import LSTM
-from ._twin import GATES, block_of, gate_view
+from ..parameters import NamedArrays, assign, only_itself
+from ._twin import block_of, gate_view
 
 Array = NDArray[Any]
 
@@ -44,10 +46,11 @@ def accelerate(obj: object, *, gates: Mapping[str, tuple[str, str]], concat: str
     The values are copied into the storage of the LSTM, and the attributes become writable views of it.  From
     then on
 
-    * changes in place, ``obj.Wf -= lr * g`` or ``obj.bf[3] = 1``, are changes of the LSTM's parameters, and the reverse;
-    * a new array in an attribute, ``obj.Wf = obj.Wf - lr * g``, is copied in when the LSTM is next used (a call, a method,
-      `params`, `flat_params`), and the attribute then is a view again.  What does not fit is refused at that
-      time.
+    * changes in place, ``obj.Wf -= lr * g`` or ``obj.bf[3] = 1``, are changes of the LSTM's parameters, and
+      the reverse;
+    * a new array in an attribute, ``obj.Wf = obj.Wf - lr * g``, is copied in when the LSTM is next used (a
+      method, `params`, `flat_params`), and the attribute then is a view again.  What does not fit is refused
+      at that time.
 
     What does not follow: other references to the old arrays, such as a list of parameters made before; make
     it afterwards. A `clstm.Stream` is a snapshot, as ever.  The arrays of `params` are current when you ask
@@ -61,7 +64,8 @@ def accelerate(obj: object, *, gates: Mapping[str, tuple[str, str]], concat: str
     ...             setattr(self, "W" + gate, rng.standard_normal((H, D + H)))
     ...             setattr(self, "b" + gate, np.zeros((H, 1)))
     >>> mine = Mine(3, 5, np.random.default_rng(0))
-    >>> lstm = clstm.compat.accelerate(mine, gates={gate: ("W" + gate, "b" + gate) for gate in "ifgo"}, concat="hx")
+    >>> gates = {gate: ("W" + gate, "b" + gate) for gate in "ifgo"}
+    >>> lstm = clstm.compat.accelerate(mine, gates=gates, concat="hx")
     >>> y, _ = lstm.forward(np.ones((7, 3)))
     >>> dx, _ = lstm.backward(np.ones_like(y))
     >>> lstm.flat_params -= 0.01 * lstm.flat_grads      # every array of `mine`
@@ -70,9 +74,9 @@ def accelerate(obj: object, *, gates: Mapping[str, tuple[str, str]], concat: str
     1.0
     """
     hidden_first = _check.choice("concat", concat, ("xh", "hx")) == "hx"
-    _check.entries("gates", gates, GATES, True)
+    _check.entries("gates", gates, LSTM.kind.gates, True)
     parts = []
-    for gate in GATES:
+    for gate in LSTM.kind.gates:
         names = _check.pair(f"gates[{gate!r}]", gates[gate], "(name of the weight, name of the bias)")
         parts += [_Part(name, gate, n == 1, _array_of(obj, name)) for n, name in enumerate(names)]
     if len({part.name for part in parts}) < len(parts):
@@ -94,7 +98,10 @@ def accelerate(obj: object, *, gates: Mapping[str, tuple[str, str]], concat: str
             )
         bias_shape = (H,) if part.array.ndim == 1 else (H, 1)
         _check.shape(part.name, part.array, bias_shape if part.is_bias else (H, columns))
-    return Accelerated(obj, parts, columns - H, H, hidden_first, weight.array.dtype)
+    flat = np.zeros((columns + 1) * 4 * H, weight.array.dtype)
+    lstm = Accelerated.from_params(flat, input_size=columns - H, hidden_size=H, hidden_first=hidden_first)
+    lstm.follow(obj, parts)
+    return lstm
 
 
 class _Part(NamedTuple):
@@ -118,44 +125,24 @@ def _array_of(obj: object, name: object) -> Array:
     return value
 
 
-class _Current:
-    """An attribute of `LSTM` before whose every use the arrays of the user's object are looked at."""
-
-    def __set_name__(self, owner: type, name: str) -> None:
-        self.name = name
-
-    def __get__(self, lstm: Accelerated, owner: type) -> Any:
-        lstm._follow()
-        return lstm.__dict__[self.name]
-
-    def __set__(self, lstm: Accelerated, value: Any) -> None:
-        lstm.__dict__[self.name] = value
-
-
 class Accelerated(LSTM):
-    """The LSTM that `accelerate` makes; every road to its parameters leads through one of three attributes."""
+    """The LSTM that `accelerate` makes; before every use of its parameters it looks at the user's object."""
 
-    flat_params: Any = _Current()
-    params: Any = _Current()
-    _cells: Any = _Current()
-
+    _derived = LSTM._derived | {"_bound"}  # noqa: SLF001
+    _obj: object = None
+    _bound: Mapping[str, Array] = {}  # the views that are attributes of it
     _parts: tuple[
         tuple[str, str, bool, int], ...
     ] = ()  # (name, gate, is it the bias, number of axes) of each attribute
-    _views_of_parts: tuple[tuple[str, Array], ...] = ()
 
-    def __init__(
-        self, obj: object, parts: list[_Part], D: int, H: int, hidden_first: bool, dtype: np.dtype[Any]
-    ) -> None:
-        self._hidden_first = hidden_first
-        super().__init__(D, H, dtype=dtype, init="torch", rng=0)
-        self._obj = obj
+    def follow(self, obj: object, parts: list[_Part]) -> None:
+        """Take in the arrays of an object and put views in their place; or leave it as it was, and raise."""
         self._parts = tuple((part.name, part.gate, part.is_bias, part.array.ndim) for part in parts)
-        self._lay_out(self.flat_params)
-        for part, (_, view) in zip(parts, self._views_of_parts, strict=True):
+        views = self._views_of_parts()
+        for part, view in zip(parts, views.values(), strict=True):
             view[...] = part.array
         try:
-            for name, view in self._views_of_parts:
+            for name, view in views.items():
                 setattr(obj, name, view)
         except (AttributeError, TypeError) as error:
             for part in parts[: [part.name for part in parts].index(name)]:
@@ -163,25 +150,51 @@ class Accelerated(LSTM):
             raise TypeError(
                 f"{name}: expected an attribute that can be set, got one that cannot ({error})"
             ) from error
+        self._obj, self._bound = obj, views
 
-    def _lay_out(self, flat_params: Array, flat_grads: Array | None = None) -> None:
-        self._views_of_parts = ()
-        super()._lay_out(flat_params, flat_grads)
-        block = block_of(self, flat_params)
-        views = [(name, gate_view(block, gate, is_bias), ndim) for name, gate, is_bias, ndim in self._parts]
-        self._views_of_parts = tuple((name, view[:, 0] if ndim == 1 else view) for name, view, ndim in views)
+    def _views_of_parts(self) -> dict[str, Array]:
+        block = block_of(self, self._flat_params)
+        views = {name: (gate_view(block, gate, is_bias), ndim) for name, gate, is_bias, ndim in self._parts}
+        return {name: view[:, 0] if ndim == 1 else view for name, (view, ndim) in views.items()}
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in super().__getstate__().items() if name != "_views_of_parts"}
-
-    def _follow(self) -> None:
-        """Take in the arrays that were bound to attributes of the object since the last time: all of them, or none."""
-        found = [(name, view, getattr(self._obj, name)) for name, view in self._views_of_parts]
-        bound = [
+    def _look(self) -> None:
+        """Take in the arrays that were bound to attributes of the object since the last time: all or none."""
+        found = [(name, view, getattr(self._obj, name)) for name, view in self._bound.items()]
+        new = [
             (name, view, _check.shaped(name, value, self.dtype, view.shape))
             for name, view, value in found
             if value is not view
         ]
-        for name, view, value in bound:
+        for name, view, value in new:
             view[...] = value
             setattr(self._obj, name, view)
+
+    @property
+    def cells(self) -> tuple[Cell, ...]:
+        """The weights, after a look at the object."""
+        self._look()
+        return super().cells
+
+    @property
+    def params(self) -> NamedArrays:
+        """The parameters by name, after a look at the object."""
+        self._look()
+        return super().params
+
+    @params.setter
+    def params(self, value: Any) -> None:
+        only_itself("params", self.params, value)
+
+    @property
+    def flat_params(self) -> Array:
+        """All parameters, after a look at the object."""
+        self._look()
+        return super().flat_params
+
+    @flat_params.setter
+    def flat_params(self, value: ArrayLike) -> None:
+        assign("flat_params", self.flat_params, value)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._bound = self._views_of_parts()

@@ -1,4 +1,4 @@
-"""What the twins share: parameters under their own names, initial weights, one time step, the walk over a sequence and back.
+"""What the twins share: parameters under their own names, initial weights, single steps, sequences and back.
 
 A class declares its gates, the order of [h; x], its scale and its read-out; all numbers are computed by the
 `LSTM` underneath. Arrays of the twins are columns ``(n, B)``, those of the core are rows ``(B, n)``.
@@ -6,29 +6,26 @@ A class declares its gates, the order of [h; x], its scale and its read-out; all
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from functools import partial
 from typing import Any, ClassVar, NamedTuple, Self, overload
 
 import numpy as np
-from numpy.typing import ArrayLike, DTypeLike, NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from .. import _check, _dispatch
 from ..lstm import LSTM, Trace
+from ..tape import Tape
 
 Array = NDArray[Any]
 
 FLOAT64 = np.dtype(np.float64)
-GATES = "ifgo"
 
 
-def new_core(input_size: int, hidden_size: int, hidden_first: bool, dtype: DTypeLike = FLOAT64) -> LSTM:
+def new_core(input_size: int, hidden_size: int, hidden_first: bool) -> LSTM:
     """Make an LSTM whose parameters are all 0."""
-    core = LSTM(input_size, hidden_size, dtype=dtype, init="torch", rng=0)
-    core._hidden_first = hidden_first
-    core._lay_out(np.zeros_like(core.flat_params))
-    return core
+    flat = np.zeros((input_size + hidden_size + 1) * 4 * hidden_size)
+    return LSTM.from_params(flat, input_size=input_size, hidden_size=hidden_size, hidden_first=hidden_first)
 
 
 def block_of(core: LSTM, flat: Array) -> Array:
@@ -38,9 +35,7 @@ def block_of(core: LSTM, flat: Array) -> Array:
 
 def gate_view(block: Array, gate: str, bias: bool) -> Array:
     """Return the weight (H, D + H) or the bias (H, 1) of a gate as a view of a block."""
-    H = block.shape[1] // 4
-    n = GATES.index(gate)
-    columns = block[:, n * H : (n + 1) * H]
+    columns = block[:, LSTM.kind.block(gate, block.shape[1] // 4)]
     return (columns[-1:] if bias else columns[:-1]).T
 
 
@@ -53,7 +48,7 @@ class Storage(NamedTuple):
 
 
 class Parameter:
-    """A weight or a bias as an attribute: reads as a writable view of the storage, copies into it when assigned."""
+    """A weight or a bias as an attribute: reads as a view of the storage, copies into it when assigned."""
 
     def __init__(self, part: str, bias: bool) -> None:
         self.part = part
@@ -89,30 +84,26 @@ class Record(NamedTuple):
     """What a forward pass left behind, in rows; its methods copy it out in columns."""
 
     x: Array  # (T, B, D)
-    y: Array  # (T, B, H)
-    gates: Array  # (T, B, 4H)
-    cells: Array  # (T, B, H)
+    cell: Any  # a CellTape: y, c (T, B, H), gates (T, B, 4H)
     h_0: Array  # (1, B, H)
     c_0: Array  # (1, B, H)
     hidden_first: bool
 
     def gate(self, gate: str) -> Array:
         """Return the activations (T, H, B) of one gate."""
-        H = self.y.shape[2]
-        n = GATES.index(gate)
-        return _as_columns(self.gates[:, :, n * H : (n + 1) * H])
+        return _as_columns(self.cell.gates[:, :, LSTM.kind.block(gate, self.h_0.shape[2])])
 
     def h(self) -> Array:
         """Return the hidden states (T + 1, H, B), the initial one first."""
-        return _as_columns(np.concatenate([self.h_0, self.y]))
+        return _as_columns(np.concatenate([self.h_0, self.cell.y]))
 
     def c(self) -> Array:
         """Return the cells (T + 1, H, B), the initial one first."""
-        return _as_columns(np.concatenate([self.c_0, self.cells]))
+        return _as_columns(np.concatenate([self.c_0, self.cell.c]))
 
     def z(self) -> Array:
         """Return what the gate weights were multiplied with, (T, D + H, B)."""
-        h_prev = np.concatenate([self.h_0, self.y[:-1]])
+        h_prev = np.concatenate([self.h_0, self.cell.y[:-1]])
         return _as_columns(
             np.concatenate([h_prev, self.x] if self.hidden_first else [self.x, h_prev], axis=2)
         )
@@ -124,7 +115,7 @@ def _as_columns(rows: Array) -> Array:
 
 
 class Recorded:
-    """An attribute read from the last forward pass when it is first asked for; later weights do not show in it."""
+    """An attribute read from the last forward pass when it is first asked for; later weights do not show."""
 
     def __init__(self, read: Callable[[Record], Any]) -> None:
         self.read = read
@@ -135,7 +126,7 @@ class Recorded:
     def __get__(self, twin: Twin | None, owner: type) -> Any:
         if twin is None:
             return self
-        if twin._runner._tape is None:
+        if twin._tape is None:
             raise AttributeError(f"{self.name}: expected a call of forward before it, got none")
         value = twin.__dict__[self.name] = self.read(
             twin._record()
@@ -151,8 +142,7 @@ def recorded_gates(gates: str) -> list[Recorded]:
 class Twin:
     """Base of the twins.  A subclass declares its parameters in the order in which they are drawn.
 
-    The whole sequences run on `_runner`, a second LSTM on the arrays of the core: what a user does with the
-    core leaves the tape alone.
+    It keeps the tape of its last forward pass: what a user does with the core leaves that alone.
     """
 
     _hidden_first: ClassVar[bool]
@@ -181,8 +171,9 @@ class Twin:
 
     def _attach(self) -> None:
         """Make what runs on the arrays of the core."""
-        self._runner = copy.copy(self._core)
-        self._try_step = _dispatch.kernels.Step(*self._core._cells[0]).try_step
+        self._tape: Tape | None = None
+        self._functions = _dispatch.backend("auto", FLOAT64)
+        self._try_step = self._functions.Stream(self._core.cells, 1, "f1", False).try_step_from
         self._column = (self._core.hidden_size, 1)
 
     def _draw(self, shape: tuple[int, ...]) -> Array:
@@ -196,7 +187,7 @@ class Twin:
         return {
             name: value
             for name, value in self.__dict__.items()
-            if name not in ("_runner", "_try_step", *self._lazy)
+            if name not in ("_tape", "_functions", "_try_step", *self._lazy)
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -220,7 +211,8 @@ class Twin:
         clstm.Trace
             Arrays ``i f g o c h`` of shape (1, T, B, H), as `clstm.plot` draws them; B is 1 for one sequence.
         """
-        return self._runner.trace(self._rows("x", x))
+        trace: Trace = self._core.trace(self._rows("x", x))
+        return trace
 
     def _rows(self, name: str, value: ArrayLike) -> Array:
         """Return a sequence of columns as (T, B, D)."""
@@ -253,19 +245,25 @@ class Twin:
     def _forward(
         self, rows: Array, state: tuple[Array, Array] | None = None
     ) -> tuple[Array, tuple[Array, Array]]:
-        """Run a sequence (T, B, D) in one kernel call, keep the tape, and forget what was read from the one before."""
-        result = self._runner.forward(rows, state)
+        """Run a sequence (T, B, D), keep the tape, and forget what was read from the one before."""
+        result = self._core.forward(rows, state)
+        self._tape = self._core.tape
         for name in self._lazy:
             self.__dict__.pop(name, None)
         return result
 
     def _record(self) -> Record:
         """Return what the last forward pass left behind."""
-        tape = self._runner._tape
+        tape = self._tape
         if tape is None:
             raise RuntimeError("backward: expected a call of forward before it, got none")
-        ((x, (direction,)),) = tape.layers
-        return Record(x, *direction, tape.h_0, tape.c_0, self._hidden_first)
+        ((layer,), (h_0, c_0)) = tape.layers, tape.state
+        (left,) = layer.cells
+        return Record(layer.x, left, h_0, c_0, self._hidden_first)
+
+    def _backward(self, dy: Array | None = None, dh_n: Array | None = None) -> None:
+        """Walk the last forward pass back from dy (T, B, H) or dh_n (B, H), into the core's gradients."""
+        self._core.backward(dy, None if dh_n is None else (dh_n[None], None), tape=self._tape)
 
     def _read_out(self, h: Array) -> Array:
         """Map hidden states (..., H) to outputs (..., O)."""
@@ -273,11 +271,11 @@ class Twin:
         return y
 
     def _gradients(self, *readout: Array) -> Storage:
-        """Join what the backward pass of the core has left with the gradients of the read-out, if there is one."""
+        """Join the gradients of the core with those of the read-out, if there is one."""
         W_y, b_y = readout or (self._W_y, self._b_y)  # these are empty then
-        return Storage(block_of(self._core, self._runner.flat_grads), W_y, b_y)
+        return Storage(block_of(self._core, self._core.flat_grads), W_y, b_y)
 
-    def _named(self, gradients: Storage) -> dict[str, Array]:
+    def named(self, gradients: Storage) -> dict[str, Array]:
         """Copy gradients out under the names of the parameters."""
         return {
             name: np.array(parameter.view(gradients), order="C")

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from .. import _check
+from ..cells import CellTape, Schedule
 from ._twin import Array, Storage, Twin, columns, new_core, parameters, sequence
 
 __all__ = ["LSTM", "LSTMCell", "VanillaRNNCell", "generate_long_term_dependency_data"]
@@ -114,13 +115,23 @@ class LSTMCell(Twin):
         ValueError, TypeError
             An argument has the wrong shape or type.
         """
-        x_t, h, c = self._step_rows(*cache[:3])
-        dh, dc = (
-            columns(n, v, self.hidden_size, len(x_t)) for n, v in (("dh_next", dh_next), ("dc_next", dc_next))
-        )
-        self._forward(x_t[None], (h[None], c[None]))
-        dx, (dh_0, dc_0) = self._runner.backward(dstate=(dh[None], dc[None]))
-        return CellGradients(dx[0].T, dh_0[0].T, dc_0[0].T, self._named(self._gradients()))
+        x_t, *state = self._step_rows(*cache[:3])
+        D, H, B = self.input_size, self.hidden_size, len(x_t)
+        dh, dc = (columns(n, v, H, B) for n, v in (("dh_next", dh_next), ("dc_next", dc_next)))
+        names = ("f", "i", "g", "c_next", "o", "h_next")
+        left = {name: columns(f"cache: {name}", v, H, B) for name, v in zip(names, cache[4:], strict=True)}
+        gates = np.concatenate([left[gate] for gate in self.core.kind.gates], axis=1)
+        tape = CellTape(left["h_next"][None], gates[None], left["c_next"][None])
+
+        (cell,), block = self.core.cells, np.empty((D + H + 1, 4 * H))
+        dcell = cell._replace(W_x=block[:D], W_h=block[D:-1], bias=block[-1])
+        dx, dstate = np.empty_like(x_t[None]), (np.empty_like(dh), np.empty_like(dc))
+        self._functions.backward(
+            cell, x_t[None], tuple(state), Schedule(np.ones(B, np.intp), False), tape,
+            np.zeros_like(dh)[None], (dh, dc), dx, dcell, dstate,
+        )  # fmt: skip
+        gradients = self.named(Storage(block, self._W_y, self._b_y))
+        return CellGradients(dx[0].T, dstate[0].T, dstate[1].T, gradients)
 
     def gradients(self, dh_next: ArrayLike, dc_next: ArrayLike, cache: Cache) -> dict[str, Array]:
         """Return the gradients by the parameters that `backward` returns."""
@@ -222,7 +233,7 @@ class LSTM(Twin):
             The argument has the wrong shape or type.
         """
         gradients = self._differentiate(dy)
-        return self._cell._named(gradients) | self._named(gradients)
+        return self._cell.named(gradients) | self.named(gradients)
 
     def backward(self, dy: ArrayLike, lr: float = 0.01) -> None:
         """Take one step of SGD in place.
@@ -234,8 +245,8 @@ class LSTM(Twin):
 
     def _differentiate(self, dy: ArrayLike) -> Storage:
         d = columns("dy", dy, len(self._b_y), 1)
-        self._runner.backward(dstate=((d @ self._W_y)[None], None))
-        return self._gradients(d.T @ self._record().y[-1], d.T)
+        self._backward(dh_n=d @ self._W_y)
+        return self._gradients(d.T @ self._record().cell.y[-1], d.T)
 
 
 class VanillaRNNCell:

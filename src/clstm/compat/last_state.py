@@ -140,7 +140,7 @@ class LSTM(Twin):
         ValueError, TypeError
             The argument has the wrong shape or type.
         """
-        return self._named(self._differentiate(dL_dh))
+        return self.named(self._differentiate(dL_dh))
 
     def backward(self, dL_dh: ArrayLike, lr: float = 0.01) -> None:
         """Take one step of SGD in place.
@@ -151,5 +151,6 @@ class LSTM(Twin):
         self._descend(self._differentiate(dL_dh), lr)
 
     def _differentiate(self, dL_dh: ArrayLike) -> Storage:
-        self._runner.backward(dstate=(columns("dL_dh", dL_dh, self.hidden_size, 1)[None], None))
+        self._record()
+        self._backward(dh_n=columns("dL_dh", dL_dh, self.hidden_size, 1))
         return self._gradients()

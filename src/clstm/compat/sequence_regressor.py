@@ -133,7 +133,7 @@ class LSTM(Twin):
         ValueError, TypeError
             An argument has the wrong shape or type.
         """
-        return self._named(self._differentiate(y_true, y_pred))
+        return self.named(self._differentiate(y_true, y_pred))
 
     def backward(self, y_true: ArrayLike, y_pred: ArrayLike, lr: float = 0.001) -> None:
         """Take one step of SGD in place, with every gradient clipped element-wise to [-5, 5].
@@ -145,8 +145,8 @@ class LSTM(Twin):
 
     def _differentiate(self, y_true: ArrayLike, y_pred: ArrayLike) -> Storage:
         dy = self._output("y_pred", y_pred) - self._output("y_true", y_true)
-        self._runner.backward(dstate=((dy @ self._W_y)[None], None))
-        return self._gradients(dy.T @ self._record().y[-1], dy.T)
+        self._backward(dh_n=dy @ self._W_y)
+        return self._gradients(dy.T @ self._record().cell.y[-1], dy.T)
 
     def _output(self, name: str, value: ArrayLike) -> Array:
         """Return an output as a row (1, O); where there is one output, one number in any form will do."""

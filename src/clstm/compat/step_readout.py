@@ -97,7 +97,7 @@ class LSTM(Twin):
 
     def _print_step(self, x: Any, h_prev: Any, c_prev: Any, y: Array) -> None:
         x_t, h, c = self._step_rows(x, h_prev, c_prev)
-        step = self._runner.trace(x_t[None], (h[None], c[None]))
+        step = self.core.trace(x_t[None], (h[None], c[None]))
         names = {"x": x_t, "h_prev": h, "c_prev": c, "f": step.f, "i": step.i, "c_tilde": step.g, "o": step.o}
         for name, rows in (names | {"c": step.c, "h": step.h, "y": y.T}).items():
             print(f"{name}:\n{rows.reshape(len(x_t), -1).T}")
@@ -156,7 +156,7 @@ class LSTM(Twin):
         ValueError, TypeError
             The argument has the wrong shape or type.
         """
-        return self._named(self._differentiate(dy))
+        return self.named(self._differentiate(dy))
 
     def backward(self, dy: ArrayLike, lr: float = 0.01) -> None:
         """Take one step of SGD in place.
@@ -167,8 +167,8 @@ class LSTM(Twin):
         self._descend(self._differentiate(dy), lr)
 
     def _differentiate(self, dy: ArrayLike) -> Storage:
-        h = self._record().y
+        h = self._record().cell.y
         T, B, _ = h.shape
         d = sequence("dy", dy, (T, self.output_size, B))
-        self._runner.backward(d @ self._W_y)
+        self._backward(d @ self._W_y)
         return self._gradients(np.tensordot(d, h, ((0, 1), (0, 1))), d.sum(axis=(0, 1))[:, None])

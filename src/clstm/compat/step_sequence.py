@@ -116,7 +116,7 @@ class LSTM(Twin):
         ValueError, TypeError
             The argument has the wrong shape or type.
         """
-        return self._named(self._differentiate(dh))
+        return self.named(self._differentiate(dh))
 
     def backward(self, dh: ArrayLike, lr: float = 0.01) -> None:
         """Take one step of SGD in place.
@@ -127,5 +127,5 @@ class LSTM(Twin):
         self._descend(self._differentiate(dh), lr)
 
     def _differentiate(self, dh: ArrayLike) -> Storage:
-        self._runner.backward(sequence("dh", dh, self._record().y.shape[::2]))
+        self._backward(sequence("dh", dh, self._record().cell.y.shape[::2]))
         return self._gradients()

@@ -5,13 +5,15 @@ One block (I + 1, O) holds the weights and, in its last row, the bias; `params` 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from .. import _check
-from .._parameters import Parameters
+from ..parameters import Argument, Parameters
 
 Array = NDArray[Any]
 
@@ -49,10 +51,12 @@ class Dense(Parameters):
     ((5, 4, 2), (5, 4, 3), array([20., 20.]))
     """
 
-    flat_params: Array
-    flat_grads: Array
-    params: dict[str, Array]
-    grads: dict[str, Array]
+    _derived = Parameters._derived | {"_tape"}  # noqa: SLF001
+    file_class = "Dense"
+
+    input_size = Argument(partial(_check.integer, low=1))
+    output_size = Argument(partial(_check.integer, low=1))
+    bias = Argument(_check.boolean)
 
     def __init__(
         self,
@@ -63,40 +67,33 @@ class Dense(Parameters):
         dtype: DTypeLike = np.float64,
         rng: int | np.random.Generator | None = None,
     ) -> None:
-        self.input_size = _check.integer("input_size", input_size, 1)
-        self.output_size = _check.integer("output_size", output_size, 1)
-        self.bias = _check.boolean("bias", bias)
-        self.dtype = _check.float_dtype(dtype)
-        rng = _check.generator(rng)
-        self.flat_params = np.zeros((self.input_size + self.bias) * self.output_size, self.dtype)
-        self.flat_grads = np.zeros_like(self.flat_params)
-        self._lay_out()
+        self._set_up({"input_size": input_size, "output_size": output_size, "bias": bias, "dtype": dtype})
+        generator = _check.generator(rng)
+        self._lay_out(np.zeros(self._num_params(), self.dtype))
         limit = np.sqrt(6.0 / (self.input_size + self.output_size))
-        self.params["weight"][...] = rng.uniform(-limit, limit, self.params["weight"].shape)
+        self.params["weight"][...] = generator.uniform(-limit, limit, self.params["weight"].shape)
 
-    def _lay_out(self) -> None:
-        """Make the views of the flat arrays; there is no tape yet."""
-        self.params, self.grads = self._views(self.flat_params), self._views(self.flat_grads)
-        self._tape: Array | None = None
+    def _num_params(self) -> int:
+        return (self.input_size + self.bias) * self.output_size
 
-    def _views(self, flat: Array) -> dict[str, Array]:
-        """Name the parts of a flat array."""
+    def _num_arrays(self) -> int:
+        return 1 + self.bias
+
+    def _named_views(self, flat: Array) -> dict[str, Array]:
         block = flat.reshape(-1, self.output_size)
         weight = {"weight": block[: self.input_size].T}
         return weight | {"bias": block[-1]} if self.bias else weight
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Everything but the views, which `__setstate__` makes anew, and the tape."""
-        return {
-            name: value for name, value in self.__dict__.items() if name not in ("params", "grads", "_tape")
-        }
+    @classmethod
+    def _sizes_of(cls, params: Mapping[str, ArrayLike]) -> dict[str, Any]:
+        shape = np.shape(params.get("weight", ()))
+        if len(shape) != 2:
+            raise ValueError(f"params: expected a matrix weight, got {_check.listed(params)}")
+        return {"input_size": shape[1], "output_size": shape[0], "bias": "bias" in params}
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._lay_out()
-
-    def __repr__(self) -> str:
-        return f"Dense({self.input_size}, {self.output_size}, bias={self.bias}, dtype={self.dtype.name!r})"
+    def _lay_out(self, flat_params: Array, flat_grads: Array | None = None) -> None:
+        super()._lay_out(flat_params, flat_grads)
+        self._tape: Array | None = None
 
     def _input(self, x: ArrayLike, *, copy: bool = False) -> Array:
         given = _check.array("x", x, self.dtype, copy=copy)
@@ -166,10 +163,11 @@ class Dense(Parameters):
         dy = _check.shaped("dy", dy, self.dtype, (*x.shape[:-1], self.output_size))
         accumulate = _check.boolean("accumulate", accumulate)
         dy_rows = dy.reshape(-1, self.output_size)
-        if not accumulate:
-            self.flat_grads[...] = 0
-        self.grads["weight"][...] += dy_rows.T @ x.reshape(-1, self.input_size)
+        fresh = np.empty_like(self._flat_grads)
+        gradients = self._named_views(fresh)
+        gradients["weight"][...] = dy_rows.T @ x.reshape(-1, self.input_size)
         if self.bias:
-            self.grads["bias"][...] += dy_rows.sum(axis=0)
+            gradients["bias"][...] = dy_rows.sum(axis=0)
+        self._take_gradients(fresh, accumulate)
         dx: Array = dy @ self.params["weight"]
         return dx

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -10,6 +11,7 @@ from tqdm import tqdm  # type: ignore[import-untyped, unused-ignore]
 
 from .. import _check
 from ..lstm import LSTM
+from ..parameters import Saved
 from .dense import Dense
 from .losses import mse_loss
 from .optimisers import Adam, clip_grad_norm
@@ -17,8 +19,8 @@ from .optimisers import Adam, clip_grad_norm
 Array = NDArray[Any]
 
 
-class SequenceModel:
-    """From a whole sequence to one vector: ``head(h_n)`` with the final hidden state of the LSTM's last layer.
+class SequenceModel(Saved):
+    """From a sequence to one vector: ``head(h_n)`` with the final hidden state of the LSTM's last layer.
 
     Parameters
     ----------
@@ -54,6 +56,8 @@ class SequenceModel:
     (3,)
     """
 
+    file_class = "SequenceModel"
+
     def __init__(self, lstm: LSTM, head: Dense) -> None:
         _check.instance("lstm", lstm, LSTM)
         _check.instance("head", head, Dense)
@@ -74,6 +78,48 @@ class SequenceModel:
 
     def __repr__(self) -> str:
         return f"SequenceModel({self.lstm!r}, {self.head!r})"
+
+    @classmethod
+    def check_options(cls, options: Mapping[str, Any]) -> None:
+        """Check the arguments of `load` that are not part of a file: those of the LSTM."""
+        LSTM.check_options(options)
+
+    def file_content(self) -> tuple[dict[str, Any], dict[str, Array]]:
+        """Return arguments and arrays of both parts; names begin with "lstm." and "head."."""
+        arguments: dict[str, Any] = {}
+        tensors: dict[str, Array] = {}
+        for part, layer in (("lstm", self.lstm), ("head", self.head)):
+            arguments[part], named = layer.file_content()
+            tensors |= {f"{part}.{name}": value for name, value in named.items()}
+        return arguments, tensors
+
+    @classmethod
+    def from_file(
+        cls,
+        arguments: dict[str, Any],
+        shapes: Mapping[str, tuple[int, ...]],
+        read: Callable[[], dict[str, Array]],
+        **options: Any,
+    ) -> Self:
+        """Make a model of what a file holds; `options` are the LSTM's."""
+        _check.entries("arguments", arguments, ("lstm", "head"), True)
+
+        def of(part: str, named: Mapping[str, Any]) -> dict[str, Any]:
+            return {
+                name.removeprefix(f"{part}."): value
+                for name, value in named.items()
+                if name.startswith(f"{part}.")
+            }
+
+        stray = [name for name in shapes if not name.startswith(("lstm.", "head."))]
+        if stray:
+            raise ValueError(
+                f"tensors: expected names that begin with lstm. or head., got {_check.listed(stray)}"
+            )
+        return cls(
+            LSTM.from_file(arguments["lstm"], of("lstm", shapes), lambda: of("lstm", read()), **options),
+            Dense.from_file(arguments["head"], of("head", shapes), lambda: of("head", read())),
+        )
 
     def _features(self, h_n: Array) -> Array:
         """Join the directions of the last layer: (layers * D, ..., H) to (..., D * H)."""

@@ -1,0 +1,466 @@
+"""class SequenceLayer: stacked recurrent layers in one or two directions, for every kind of cell.
+
+All checks come first, all results are computed into fresh arrays, and only then does the object change: an
+exception leaves it as it was.  One call of a backend computes one layer in one direction over whole
+sequences.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from . import _check, _dispatch, _layouts
+from .cells import Cell, CellTape, Kind, Schedule, State
+from .parameters import Argument, Parameters
+from .stream import Stream
+from .tape import LayerTape, Tape
+
+Array = NDArray[Any]
+StateT = TypeVar("StateT")  # a state as users have it: (h, c), or h alone
+Empty = Callable[[tuple[int, ...], np.dtype[Any]], Array]
+_at_least_1 = partial(_check.integer, low=1)
+
+
+class Sizes(NamedTuple):
+    """Numbers that each call needs, read once."""
+
+    I: int  # noqa: E741
+    H: int
+    L: int
+    D: int
+    dtype: np.dtype[Any]
+    batch_first: bool
+
+
+class SequenceLayer(Parameters, Generic[StateT]):
+    """Base of the layers that map sequences to sequences."""
+
+    _derived = Parameters._derived | {  # noqa: SLF001
+        *("_cells", "_functions", "_sizes", "_identity", "_tapes", "_last_tape"),
+    }
+    kind: ClassVar[Kind]
+    _trace: ClassVar[Callable[..., Any]]  # makes a trace of gates and states by their letters
+
+    input_size = Argument(_at_least_1)
+    hidden_size = Argument(_at_least_1)
+    num_layers = Argument(_at_least_1)
+    bias = Argument(_check.boolean)
+    batch_first = Argument(_check.boolean, settable=True)
+    dropout = Argument(_check.fraction, settable=True)
+    bidirectional = Argument(_check.boolean)
+    init = Argument(partial(_check.choice, allowed=("glorot", "torch")))
+    backend = Argument(partial(_check.choice, allowed=("auto", "numpy")), settable=True, saved=False)
+    # Whether the rows of a block are [hidden units; inputs; bias], for `from_params` on the arrays of others.
+    hidden_first = Argument(_check.boolean, saved=False, default=False)
+
+    def __init__(self, rng: int | np.random.Generator | None, **arguments: Any) -> None:
+        self._set_up(arguments)
+        self._begin(_check.generator(rng))
+        self._lay_out(np.zeros(self._num_params(), self.dtype))
+        self._initialise()
+
+    # -------------------------------------------------------------------------------------------- parameters
+
+    @property
+    def num_directions(self) -> int:
+        """2 when bidirectional, else 1."""
+        return 2 if self.bidirectional else 1
+
+    @property
+    def cells(self) -> tuple[Cell, ...]:
+        """The weights of each layer and direction as the kernels take them, live; the reverse one second."""
+        return self._cells
+
+    @property
+    def functions(self) -> _dispatch.Backend:
+        """What runs the cells: the kernels or the definition."""
+        return self._functions
+
+    def argument_changed(self) -> None:
+        """Read anew what each call needs."""
+        self._functions = _dispatch.backend(self.backend, self.dtype)
+        self._sizes = Sizes(
+            self.input_size,
+            self.hidden_size,
+            self.num_layers,
+            self.num_directions,
+            self.dtype,
+            self.batch_first,
+        )
+
+    def _begin(self, rng: np.random.Generator) -> None:
+        self._rng = rng
+
+    def _layer_input_size(self, layer: int) -> int:
+        return self.num_directions * self.hidden_size if layer else self.input_size
+
+    def _num_params(self) -> int:
+        D, H, further = self.num_directions, self.hidden_size, self.num_layers - 1
+        rows = self.input_size + H + self.bias + further * (D * H + H + self.bias)
+        return rows * D * len(self.kind.gates) * H
+
+    def _num_arrays(self) -> int:
+        return self.num_layers * self.num_directions * (2 + self.bias)
+
+    @classmethod
+    def _sizes_of(cls, params: Mapping[str, ArrayLike]) -> dict[str, Any]:
+        shapes = [np.shape(params.get(name, ())) for name in ("weight_ih_l0", "weight_hh_l0")]
+        if [len(shape) for shape in shapes] != [2, 2]:
+            raise ValueError(
+                f"params: expected matrices weight_ih_l0 and weight_hh_l0, got {_check.listed(params)}"
+            )
+        return {
+            "input_size": shapes[0][1],
+            "hidden_size": shapes[1][1],
+            "num_layers": sum(name.startswith("weight_ih_l") and name[11:].isdecimal() for name in params),
+            "bias": "bias_l0" in params,
+            "bidirectional": "weight_ih_l0_reverse" in params,
+        }
+
+    def _cells_of(self, flat: Array) -> tuple[Cell, ...]:
+        """Cut a flat array into blocks (I_k + H + 1, GH), rows [inputs; hidden units; bias]."""
+        H, D = self.hidden_size, self.num_directions
+        width = len(self.kind.gates) * H
+        cells, start = [], 0
+        for n in range(self.num_layers * D):
+            I_k = self._layer_input_size(n // D)
+            rows = I_k + H + self.bias
+            block = flat[start : start + rows * width].reshape(rows, width)
+            start += block.size
+            W_x, W_h = (
+                (block[H : H + I_k], block[:H]) if self.hidden_first else (block[:I_k], block[I_k : I_k + H])
+            )
+            cells.append(Cell(self.kind, W_x, W_h, block[-1] if self.bias else np.zeros(width, flat.dtype)))
+        return tuple(cells)
+
+    def _named_views(self, flat: Array) -> dict[str, Array]:
+        named = {}
+        for n, cell in enumerate(self._cells_of(flat)):
+            suffix = f"l{n // self.num_directions}{'_reverse' if n % self.num_directions else ''}"
+            named[f"weight_ih_{suffix}"] = cell.W_x.T
+            named[f"weight_hh_{suffix}"] = cell.W_h.T
+            if self.bias:
+                named[f"bias_{suffix}"] = cell.bias
+        return named
+
+    def _lay_out(self, flat_params: Array, flat_grads: Array | None = None) -> None:
+        super()._lay_out(flat_params, flat_grads)
+        self._cells = self._cells_of(flat_params)
+        self.argument_changed()
+        self._identity = object()  # of the storage that a tape belongs to
+        self._tapes = threading.local()
+        self._last_tape: Tape | None = None
+
+    def _initialise(self) -> None:
+        """Draw the weights; biases stay 0 but for "torch"."""
+        rng, H = self._rng, self.hidden_size
+        for cell in self._cells:
+            if self.init == "torch":
+                for part in (cell.W_x, cell.W_h, cell.bias) if self.bias else (cell.W_x, cell.W_h):
+                    part[...] = rng.uniform(-1.0, 1.0, part.shape) / np.sqrt(H)
+            else:
+                limit = np.sqrt(6.0 / (len(cell.W_x) + H))
+                cell.W_x[...] = rng.uniform(-limit, limit, cell.W_x.shape)
+                for gate in self.kind.gates:
+                    q, r = np.linalg.qr(rng.standard_normal((H, H)))
+                    cell.W_h[:, self.kind.block(gate, H)] = q * np.sign(np.diag(r))
+
+    # --------------------------------------------------------------------------------------------- arguments
+
+    def _arguments_of_call(
+        self, x: ArrayLike, state: Any, lengths: ArrayLike | None
+    ) -> tuple[Array, State, NDArray[np.intp], bool]:
+        """Return x (T, B, I), the state, the lengths, and whether there was a batch axis."""
+        I, _, _, _, dtype, batch_first = self._sizes  # noqa: E741
+        steps, batched = _layouts.time_major("x", x, I, dtype, batch_first)
+        T, B, _ = steps.shape
+        first = self._state("state", "{}_0", state, B, batched)
+        return steps, first, _check.lengths(lengths, T, B), batched
+
+    def _state(
+        self, name: str, symbols: str, given: Any, B: int, batched: bool, *, partial: bool = False
+    ) -> State:
+        _, H, L, D, dtype, _ = self._sizes
+        return _layouts.state_parts(
+            self.kind, name, symbols, given, (L * D, B, H), dtype, batched, partial=partial
+        )
+
+    # -------------------------------------------------------------------------------------------- the passes
+
+    def __call__(
+        self, x: ArrayLike, state: Any = None, lengths: ArrayLike | None = None
+    ) -> tuple[Array, StateT]:
+        """Run whole sequences without keeping anything; no dropout.
+
+        Parameters
+        ----------
+        x : array_like of shape (T, B, I), (B, T, I) with ``batch_first``, or (T, I) for one sequence
+        state : pair of array_like of shape (num_layers * num_directions, B, H), optional
+            ``(h_0, c_0)``, for an RNN the array ``h_0``; zeros if omitted.  Without the axis B for one
+            sequence.
+        lengths : array_like of int of shape (B,), optional
+            Number of real steps of each row, 0..T, in any order.  What lies beyond is never read.
+
+        Returns
+        -------
+        y : ndarray of shape (T, B, num_directions * H), laid out as `x`
+            Hidden states of the last layer; 0 on padding.
+        (h_n, c_n), or h_n : ndarrays of the shape of the state
+            State after each row's last step.
+
+        Raises
+        ------
+        ValueError, TypeError
+            An argument has the wrong shape, range or type; the message names it.
+        """
+        steps, first, lengths_, batched = self._arguments_of_call(x, state, lengths)
+        y, final, _ = self._run(steps, first, lengths_)
+        return _layouts.as_given(y, self._sizes.batch_first, batched), _layouts.state_as_given(final, batched)
+
+    def forward(
+        self, x: ArrayLike, state: Any = None, lengths: ArrayLike | None = None
+    ) -> tuple[Array, StateT]:
+        """Run whole sequences, apply dropout, and keep what `backward` needs, as `tape`.
+
+        Parameters, returns and errors are those of calling the object.  The tape holds copies: changing `x`
+        or `y` in place afterwards does not disturb `backward`, changing the parameters does.
+        """
+        steps, first, lengths_, batched = self._arguments_of_call(x, state, lengths)
+        T, B, _ = steps.shape
+        first, lengths_ = tuple(part.copy() for part in first), lengths_.copy()
+        masks = [self._dropout_mask(T, B) if k else None for k in range(self.num_layers)]
+        own = _dispatch.empty(steps.shape, self.dtype)
+        own[...] = steps
+        y, final, layers = self._run(own, first, lengths_, masks, _dispatch.empty)
+        result = np.array(_layouts.as_given(y, self._sizes.batch_first, batched), order="C")
+        self._tapes.tape = self._last_tape = Tape(
+            self._identity, layers, first, lengths_, batched, self._sizes.batch_first
+        )
+        return result, _layouts.state_as_given(final, batched)
+
+    @property
+    def tape(self) -> Tape | None:
+        """What the last `forward` in this thread, or else in any, has left; None before the first.
+
+        A value: keep it, and hand it to ``backward(..., tape=tape)`` after other forward passes, as often as
+        you like, until the parameters change.
+        """
+        tape: Tape | None = getattr(self._tapes, "tape", self._last_tape)
+        return tape
+
+    def _dropout_mask(self, T: int, B: int) -> Array | None:
+        """Draw 0 with probability `dropout`, else what keeps the mean."""
+        if self.dropout == 0.0:
+            return None
+        kept = self._rng.random((T, B, self.num_directions * self.hidden_size)) >= self.dropout
+        mask: Array = kept.astype(self.dtype) / self.dtype.type(1.0 - self.dropout)
+        return mask
+
+    def _run(
+        self,
+        x: Array,
+        first: State,
+        lengths: NDArray[np.intp],
+        masks: Sequence[Array | None] = (),
+        empty: Empty | None = None,
+    ) -> tuple[Array, State, tuple[LayerTape, ...]]:
+        """Run all layers over x (T, B, I): y, final state and, given what makes its arrays, a tape."""
+        T, B, _ = x.shape
+        _, H, L, D, dtype, _ = self._sizes
+        kind = self.kind
+        run, cells = self.functions.forward, self.cells
+        final = tuple([np.empty(part.shape, dtype) for part in first])
+        schedules = (Schedule(lengths, False), Schedule(lengths, True))[:D]
+        layers, below = [], x
+        for k in range(L):
+            mask = masks[k] if masks else None
+            x_k = below if mask is None else below * mask
+            y = (empty or np.empty)((T, B, D * H), dtype)
+            tapes = []
+            for d, schedule in enumerate(schedules):
+                n = k * D + d
+                tape = CellTape(y if D == 1 else y[:, :, d * H : (d + 1) * H])
+                if empty:
+                    gates = empty((T, B, len(kind.gates) * H), dtype) if kind.gates != "h" else None
+                    tape = CellTape(tape.y, gates, empty((T, B, H), dtype) if "c" in kind.states else None)
+                    tapes.append(tape)
+                run(cells[n], x_k, _part(first, n), schedule, tape, _part(final, n))
+            if empty:
+                layers.append(LayerTape(x_k, mask, tuple(tapes)))
+            below = y
+        return below, final, tuple(layers)
+
+    def backward(
+        self,
+        dy: ArrayLike | None = None,
+        dstate: Any = None,
+        accumulate: bool = False,
+        tape: Tape | None = None,
+    ) -> tuple[Array, StateT]:
+        """Back-propagate through a `forward` and fill `grads`.
+
+        Parameters
+        ----------
+        dy : array_like of the shape of y, optional
+            Derivative of the loss by the output.  What stands on padding is not read.
+        dstate : pair of array_like of the shape of the state, optional
+            ``(dh_n, dc_n)``, derivatives of the loss by the final state, of which either may be None; for an
+            RNN the array ``dh_n``.
+        accumulate : bool, default False
+            Add to `grads` instead of overwriting them.
+        tape : Tape, optional
+            Which `forward` to go back through, while the parameters are those that it saw; by default the
+            last one.
+
+        Returns
+        -------
+        dx : ndarray of the shape of x
+        (dh_0, dc_0), or dh_0 : ndarrays of the shape of the state
+
+        Raises
+        ------
+        RuntimeError
+            There was no `forward` before.
+        ValueError, TypeError
+            An argument has the wrong shape or type, dy and dstate are None, or the tape belongs to another
+            layer; the message names it.
+        """
+        tape = self._tape_of(tape)
+        if dy is None and (
+            dstate is None or (isinstance(dstate, tuple | list) and all(v is None for v in dstate))
+        ):
+            raise ValueError("dy, dstate: expected at least one of them, got None for both")
+        accumulate = _check.boolean("accumulate", accumulate)
+        T, B, _ = tape.shape
+        _, H, L, D, dtype, _ = self._sizes
+        d_above = _layouts.derivative(dy, (T, B, D * H), dtype, tape.batch_first, tape.batched)
+        dfinal = self._state("dstate", "d{}_n", dstate, B, tape.batched, partial=len(self.kind.states) > 1)
+
+        run, cells = self.functions.backward, self.cells
+        fresh = _dispatch.empty(self._flat_grads.shape, dtype)
+        dcells = self._cells_of(fresh)
+        dfirst = tuple([np.empty_like(part) for part in dfinal])
+        for k in reversed(range(L)):
+            layer = tape.layers[k]
+            dx_k = np.empty_like(layer.x, order="C")
+            for d in range(D):
+                n = k * D + d
+                dx_d = np.empty_like(dx_k) if d else dx_k
+                run(
+                    cells[n], layer.x, _part(tape.state, n), Schedule(tape.lengths, d == 1), layer.cells[d],
+                    d_above[:, :, d * H : (d + 1) * H], _part(dfinal, n), dx_d, dcells[n], _part(dfirst, n),
+                )  # fmt: skip
+                if d:
+                    dx_k += dx_d
+            d_above = dx_k if layer.mask is None else dx_k * layer.mask
+
+        self._take_gradients(fresh, accumulate)
+        dx = np.ascontiguousarray(_layouts.as_given(d_above, tape.batch_first, tape.batched))
+        return dx, _layouts.state_as_given(dfirst, tape.batched)
+
+    def _tape_of(self, given: Tape | None) -> Tape:
+        """Return a tape of this layer: the given one, or that of the last forward."""
+        tape = self.tape if given is None else given
+        if tape is None:
+            raise RuntimeError("backward: expected a call of forward before it, got none")
+        _check.instance("tape", tape, Tape)
+        if tape.owner is not self._identity:
+            raise ValueError(
+                "tape: expected one that `forward` of this layer has left, got one of another layer"
+            )
+        return tape
+
+    def step(self, x_t: ArrayLike, state: Any = None) -> tuple[Array, StateT]:
+        """Run one time step, without dropout.
+
+        Parameters
+        ----------
+        x_t : array_like of shape (B, I), or (I,) for one row
+        state : pair of array_like of shape (num_layers, B, H), optional
+            ``(h, c)`` before the step, for an RNN the array ``h``; zeros if omitted.  Without the axis B for
+            one row.
+
+        Returns
+        -------
+        h_t : ndarray of shape (B, H) or (H,)
+            Hidden state of the last layer.
+        (h, c), or h : ndarrays of the shape of the state
+            State after the step.
+
+        Raises
+        ------
+        ValueError, TypeError
+            The layer is bidirectional, or an argument has the wrong shape or type.
+        """
+        self._refuse_two_directions("step")
+        x, batched = _layouts.one_step("x_t", x_t, self._sizes.I, self._sizes.dtype)
+        before = self._state("state", "{}", state, len(x), batched)
+        after = tuple([np.empty_like(part) for part in before])
+        run = self.functions.step
+        for k, cell in enumerate(self.cells):
+            run(cell, x, _part(before, k), _part(after, k))
+            x = after[0][k]
+        return (x if batched else x[0]).copy(), _layouts.state_as_given(after, batched)
+
+    def stream(self, batch_size: int | None = None, state: Any = None) -> Stream:
+        """Prepare for single time steps: pack the weights once, keep the state inside.
+
+        Parameters
+        ----------
+        batch_size : int, optional
+            Rows of each step; without it a step takes ``(I,)`` and returns ``(H,)``.
+        state : pair of array_like of shape (num_layers, B, H), optional
+            ``(h, c)`` to begin with, for an RNN the array ``h``; zeros if omitted.  Without the axis B for a
+            stream of one row.
+
+        Returns
+        -------
+        Stream
+            A snapshot of the parameters: changing them shows after `Stream.refresh`.
+
+        Raises
+        ------
+        ValueError, TypeError
+            The layer is bidirectional, or an argument has the wrong shape or type.
+        """
+        self._refuse_two_directions("stream")
+        return Stream(self, batch_size, state)
+
+    def _refuse_two_directions(self, method: str) -> None:
+        if self._sizes.D > 1:
+            raise ValueError(
+                f"{method}: expected a unidirectional {self.kind.name.upper()}; "
+                "the reverse direction needs the whole sequence first"
+            )
+
+    def trace(self, x: ArrayLike, state: Any = None, lengths: ArrayLike | None = None) -> Any:
+        """Run whole sequences and return every gate and state of every step; no dropout.
+
+        Parameters and errors are those of calling the object.
+
+        Returns
+        -------
+        Trace, or RNNTrace for an RNN
+            Arrays of shape (num_layers * num_directions, T, B, H), by their letters.
+        """
+        steps, first, lengths_, batched = self._arguments_of_call(x, state, lengths)
+        _, _, layers = self._run(steps, first, lengths_, empty=np.zeros)
+        tapes = [tape for layer in layers for tape in layer.cells]
+        parts = {"h": np.stack([tape.y for tape in tapes])}
+        if self.kind.gates != "h":
+            gates = np.stack([tape.gates for tape in tapes if tape.gates is not None])
+            parts |= zip(self.kind.gates, np.split(gates, len(self.kind.gates), axis=-1), strict=True)
+        if "c" in self.kind.states:
+            parts["c"] = np.stack([tape.c for tape in tapes if tape.c is not None])
+        return self._trace(**{name: part if batched else part[:, :, 0] for name, part in parts.items()})
+
+
+def _part(state: State, n: int) -> State:
+    """Return the state of one layer in one direction."""
+    return (state[0][n], state[1][n]) if len(state) == 2 else (state[0][n],)
