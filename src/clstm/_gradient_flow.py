@@ -110,12 +110,8 @@ def gradient_flow(
 
     # In float64 on a copy of the weights; each array begins with the initial state, so the state before step
     # t has index t.
-    functions, cell, x64 = (
-        _dispatch.backend(layer.backend, np.dtype(np.float64)),
-        layer.cells[0],
-        x_t.astype(np.float64),
-    )
-    cell = cell.astype(np.float64)
+    functions = _dispatch.backend(layer.backend, np.dtype(np.float64))
+    cell, x64 = layer.cells[0].astype(np.float64), x_t.astype(np.float64)
     states = [np.concatenate([part, np.empty((T, B, H))]) for part in initial]  # (T + 1, B, H) each
     left = CellTape(states[0][1:])
     if len(states) == 2:

@@ -75,6 +75,7 @@ class SequenceLayer(Parameters, Generic[StateT]):
     @property
     def cells(self) -> tuple[Cell, ...]:
         """The weights of each layer and direction as the kernels take them, live; the reverse one second."""
+        self.look()
         return self._cells
 
     @property

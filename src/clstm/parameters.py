@@ -272,6 +272,9 @@ class Parameters(Saved):
     def _sizes_of(cls, params: Mapping[str, ArrayLike]) -> dict[str, Any]:
         """Return the arguments that named arrays imply; names and shapes are checked later."""
 
+    def look(self) -> None:
+        """Take in what was bound elsewhere; called before every use of the parameters."""
+
     def _set_up(self, arguments: Mapping[str, Any]) -> None:
         """Check and keep the arguments; those that are missing have their defaults."""
         given = self.defaults | dict(arguments)
@@ -373,11 +376,12 @@ class Parameters(Saved):
     @property
     def flat_params(self) -> Array:
         """All parameters; assigning copies in."""
+        self.look()
         return self._flat_params
 
     @flat_params.setter
     def flat_params(self, value: ArrayLike) -> None:
-        assign("flat_params", self.flat_params, value)
+        _assign("flat_params", self.flat_params, value)
 
     @property
     def flat_grads(self) -> Array:
@@ -386,16 +390,17 @@ class Parameters(Saved):
 
     @flat_grads.setter
     def flat_grads(self, value: ArrayLike) -> None:
-        assign("flat_grads", self.flat_grads, value)
+        _assign("flat_grads", self.flat_grads, value)
 
     @property
     def params(self) -> NamedArrays:
         """The parameters by name; assigning to an entry copies in."""
+        self.look()
         return self._params
 
     @params.setter
     def params(self, value: Any) -> None:
-        only_itself("params", self.params, value)
+        _only_itself("params", self.params, value)
 
     @property
     def grads(self) -> NamedArrays:
@@ -404,7 +409,7 @@ class Parameters(Saved):
 
     @grads.setter
     def grads(self, value: Any) -> None:
-        only_itself("grads", self.grads, value)
+        _only_itself("grads", self.grads, value)
 
     def state_dict(self) -> dict[str, Array]:
         """Return copies of all parameters by name."""
@@ -493,13 +498,13 @@ class Parameters(Saved):
         return f"{type(self).__name__}({values[first]}, {values[second]}, {named}, dtype={self.dtype.name!r})"
 
 
-def assign(name: str, target: Array, value: ArrayLike) -> None:
+def _assign(name: str, target: Array, value: ArrayLike) -> None:
     """Copy a new value into an array; `layer.name -= a` assigns the array itself."""
     if value is not target:
         target[...] = _check.shaped(name, value, target.dtype, target.shape)
 
 
-def only_itself(name: str, own: NamedArrays, value: Any) -> None:
+def _only_itself(name: str, own: NamedArrays, value: Any) -> None:
     """Let `layer.name |= values` assign what it has changed, and nothing else."""
     if value is not own:
         raise AttributeError(f"{name}: expected its entries to be assigned, or {name}.update(...)")

@@ -6,12 +6,10 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from .. import _check
-from ..cells import Cell
 from ..lstm import LSTM
-from ..parameters import NamedArrays, assign, only_itself
 from ._twin import block_of, gate_view
 
 Array = NDArray[Any]
@@ -131,9 +129,8 @@ class Accelerated(LSTM):
     _derived = LSTM._derived | {"_bound"}  # noqa: SLF001
     _obj: object = None
     _bound: Mapping[str, Array] = {}  # the views that are attributes of it
-    _parts: tuple[
-        tuple[str, str, bool, int], ...
-    ] = ()  # (name, gate, is it the bias, number of axes) of each attribute
+    # (name, gate, is it the bias, number of axes) of each attribute
+    _parts: tuple[tuple[str, str, bool, int], ...] = ()
 
     def follow(self, obj: object, parts: list[_Part]) -> None:
         """Take in the arrays of an object and put views in their place; or leave it as it was, and raise."""
@@ -157,7 +154,7 @@ class Accelerated(LSTM):
         views = {name: (gate_view(block, gate, is_bias), ndim) for name, gate, is_bias, ndim in self._parts}
         return {name: view[:, 0] if ndim == 1 else view for name, (view, ndim) in views.items()}
 
-    def _look(self) -> None:
+    def look(self) -> None:
         """Take in the arrays that were bound to attributes of the object since the last time: all or none."""
         found = [(name, view, getattr(self._obj, name)) for name, view in self._bound.items()]
         new = [
@@ -168,32 +165,6 @@ class Accelerated(LSTM):
         for name, view, value in new:
             view[...] = value
             setattr(self._obj, name, view)
-
-    @property
-    def cells(self) -> tuple[Cell, ...]:
-        """The weights, after a look at the object."""
-        self._look()
-        return super().cells
-
-    @property
-    def params(self) -> NamedArrays:
-        """The parameters by name, after a look at the object."""
-        self._look()
-        return super().params
-
-    @params.setter
-    def params(self, value: Any) -> None:
-        only_itself("params", self.params, value)
-
-    @property
-    def flat_params(self) -> Array:
-        """All parameters, after a look at the object."""
-        self._look()
-        return super().flat_params
-
-    @flat_params.setter
-    def flat_params(self, value: ArrayLike) -> None:
-        assign("flat_params", self.flat_params, value)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
