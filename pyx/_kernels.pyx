@@ -19,6 +19,7 @@
 
 cimport cython
 from cython.view cimport contiguous
+from libc.math cimport INFINITY
 from libc.string cimport memcpy, memset
 
 from threading import get_ident, main_thread
@@ -59,6 +60,25 @@ cdef extern from "simd.h" nogil:
     ctypedef int fp_state "clstm_fp_state"
     fp_state flush_denormals "clstm_flush"()
     void restore_denormals "clstm_restore"(fp_state state)
+
+cdef extern from "activations.h" nogil:
+    enum:
+        CLSTM_SIGMOID
+        CLSTM_TANH
+    vec_f32 clamp_f32 "clstm_clamp_f32"(vec_f32 x, float limit)
+    vec_f64 clamp_f64 "clstm_clamp_f64"(vec_f64 x, double limit)
+    vec_f32 let_through_f32 "clstm_let_through_f32"(vec_f32 x, float limit, vec_f32 d)
+    vec_f64 let_through_f64 "clstm_let_through_f64"(vec_f64 x, double limit, vec_f64 d)
+    float sum_f32 "clstm_sum_f32"(vec_f32 x)
+    double sum_f64 "clstm_sum_f64"(vec_f64 x)
+    float root_f32 "clstm_root_f32"(float x)
+    double root_f64 "clstm_root_f64"(double x)
+    void activate_f32 "clstm_activate_f32"(int function, float alpha, float beta, vec_f32 *x)
+    void activate_f64 "clstm_activate_f64"(int function, double alpha, double beta, vec_f64 *x)
+    void slope_f32 "clstm_slope_f32"(int function, float alpha, float beta, const vec_f32 *x,
+                                     const vec_f32 *y, vec_f32 *d)
+    void slope_f64 "clstm_slope_f64"(int function, double alpha, double beta, const vec_f64 *x,
+                                     const vec_f64 *y, vec_f64 *d)
 
 cdef extern from "memory.h" nogil:
     void *clstm_alloc(size_t size)
@@ -139,6 +159,20 @@ cdef inline vec vec_sigmoid(vec x) noexcept nogil:
         return sigmoid_f64(x)
 
 
+cdef inline vec vec_clamp(vec x, double limit) noexcept nogil:
+    if vec is vec_f32:
+        return clamp_f32(x, <float> limit)
+    else:
+        return clamp_f64(x, limit)
+
+
+cdef inline vec vec_let_through(vec x, double limit, vec d) noexcept nogil:
+    if vec is vec_f32:
+        return let_through_f32(x, <float> limit, d)
+    else:
+        return let_through_f64(x, limit, d)
+
+
 cdef inline Py_ssize_t lanes(const floating *like) noexcept nogil:
     return LANES_F32 if floating is float else LANES_F64
 
@@ -147,6 +181,7 @@ include "_cells.pxi"
 include "_products.pxi"
 include "_schedule.pxi"
 include "_walk.pxi"
+include "_options.pxi"
 
 
 # -------------------------------------------------------------------------------------------------- sequences
@@ -155,42 +190,60 @@ include "_walk.pxi"
 def forward(
     cell not None,                                           # IN   a Cell
     const floating[:, :, ::contiguous] x not None,           # IN   (T, B, I)
-    tuple state not None,                                    # IN   (B, H) each
+    tuple state not None,                                    # IN   (B, R), (B, H)
     schedule not None,                                       # IN   a Schedule
-    tape not None,                                           # OUT  a CellTape: y, and what else is not None
-    tuple final not None,                                    # OUT  (B, H) each
+    tape not None,                                           # OUT  a CellTape, what is not None; masks are IN
+    tuple final not None,                                    # OUT  (B, R), (B, H)
 ):
     """Run one layer in one direction over whole sequences; see `clstm.reference.forward`."""
     cdef const Py_ssize_t[::1] lengths = schedule.lengths
+    cdef const unsigned char[:, ::1] resets = bytes_of(schedule.resets)
     cdef bint reverse = schedule.reverse
     cdef floating[:, :, ::contiguous] y = tape.y
-    cdef floating[:, :, ::contiguous] gates = tape.gates
+    cdef floating[:, :, ::contiguous] gates = tape.gates if tape.z is None else tape.z
     cdef floating[:, :, ::contiguous] c = tape.c
+    cdef floating[:, :, ::contiguous] norms = tape.norms
+    cdef const floating[:, :, ::contiguous] recurrent = tape.masks.recurrent
+    cdef const floating[:, :, ::contiguous] keep_h = tape.masks.zoneout_h
+    cdef const floating[:, :, ::contiguous] keep_c = tape.masks.zoneout_c
     cdef Forward job
     if x.shape[1] == 0:
         return
+    memset(&job, 0, sizeof(Forward))
     read_cell(&job.cell, cell, <floating *> NULL)
     read_states(&job, state, final, <floating *> NULL)
     job.x, job.y, job.gates, job.c = steps_of(x), steps_of(y), steps_of(gates), steps_of(c)
-    run_forward(&job, x.shape[0], &lengths[0], x.shape[1], reverse, <floating *> NULL)
+    job.recurrent, job.keep_h, job.keep_c = steps_of(recurrent), steps_of(keep_h), steps_of(keep_c)
+    job.norms = steps_of(norms)
+    job.outputs = tape.z is None
+    run_forward(&job, x.shape[0], &lengths[0], x.shape[1], reverse, resets_of(resets), <floating *> NULL)
+
+
+cdef object bytes_of(object resets):
+    """Booleans as the bytes that they are."""
+    return None if resets is None else resets.view("uint8")
+
+
+cdef const unsigned char *resets_of(const unsigned char[:, ::1] resets) noexcept:
+    return &resets[0, 0] if resets is not None and resets.size > 0 else NULL
 
 
 @cython.boundscheck(True)
 def step(
     cell not None,                                           # IN   a Cell
     const floating[:, ::1] x not None,                       # IN   (B, I)
-    tuple state not None,                                    # IN   (B, H) each
-    tuple final not None,                                    # OUT  (B, H) each
+    tuple state not None,                                    # IN   (B, R), (B, H)
+    tuple final not None,                                    # OUT  (B, R), (B, H)
 ):
     """Run one layer over one time step; see `clstm.reference.step`."""
     cdef Forward job
     if x.shape[0] == 0:
         return
+    memset(&job, 0, sizeof(Forward))
     read_cell(&job.cell, cell, <floating *> NULL)
     read_states(&job, state, final, <floating *> NULL)
-    job.y.start, job.gates.start, job.c.start = NULL, NULL, NULL
     job.x.start, job.x.by_time, job.x.by_row, job.x.n = <char *> &x[0, 0], 0, x.strides[0], x.shape[1]
-    run_forward(&job, 1, NULL, x.shape[0], False, <floating *> NULL)
+    run_forward(&job, 1, NULL, x.shape[0], False, NULL, <floating *> NULL)
 
 
 @cython.boundscheck(True)
@@ -200,7 +253,7 @@ cdef int read_states(Forward *job, tuple state, tuple final, const floating *lik
     cdef const floating[:, ::1] c_0
     cdef floating[:, ::1] c_n
     job.h_0, job.h_n = &h_0[0, 0], &h_n[0, 0]
-    if job.cell.kind == LSTM:
+    if job.cell.kind != RNN:
         c_0, c_n = state[1], final[1]
         job.c_0, job.c_n = &c_0[0, 0], &c_n[0, 0]
     return 0
@@ -210,21 +263,26 @@ cdef int read_states(Forward *job, tuple state, tuple final, const floating *lik
 def backward(
     cell not None,                                           # IN   a Cell
     const floating[:, :, ::contiguous] x not None,           # IN   (T, B, I)
-    tuple state not None,                                    # IN   (B, H) each
+    tuple state not None,                                    # IN   (B, R), (B, H)
     schedule not None,                                       # IN   a Schedule
     tape not None,                                           # IN   a CellTape
-    const floating[:, :, ::contiguous] dy not None,          # IN   (T, B, H)
-    tuple dfinal not None,                                   # IN   (B, H) each
+    const floating[:, :, ::contiguous] dy not None,          # IN   (T, B, R)
+    tuple dfinal not None,                                   # IN   (B, R), (B, H)
     floating[:, :, ::contiguous] dx not None,                # OUT  (T, B, I)
     dcell not None,                                          # OUT  a Cell
-    tuple dstate not None,                                   # OUT  (B, H) each
+    tuple dstate not None,                                   # OUT  (B, R), (B, H)
 ):
     """Walk `forward` back; see `clstm.reference.backward`."""
     cdef const Py_ssize_t[::1] lengths = schedule.lengths
+    cdef const unsigned char[:, ::1] resets = bytes_of(schedule.resets)
     cdef bint reverse = schedule.reverse
     cdef const floating[:, :, ::contiguous] y = tape.y
-    cdef const floating[:, :, ::contiguous] gates = tape.gates if tape.gates is not None else tape.y
+    cdef const floating[:, :, ::contiguous] gates = tape.y
     cdef const floating[:, :, ::contiguous] c = tape.c
+    cdef const floating[:, :, ::contiguous] norms = tape.norms
+    cdef const floating[:, :, ::contiguous] recurrent = tape.masks.recurrent
+    cdef const floating[:, :, ::contiguous] keep_h = tape.masks.zoneout_h
+    cdef const floating[:, :, ::contiguous] keep_c = tape.masks.zoneout_c
     cdef const floating[:, ::1] h_0 = state[0]
     cdef const floating[:, ::1] dh_n = dfinal[0]
     cdef floating[:, ::1] dh_0 = dstate[0]
@@ -235,17 +293,47 @@ def backward(
     cdef floating[:, ::1] dc_0
     cdef Py_ssize_t B = x.shape[1]
     cdef Backward job
+    memset(&job, 0, sizeof(Backward))
     read_cell(&job.cell, cell, <floating *> NULL)
-    if y is None or job.cell.kind == LSTM and (tape.gates is None or c is None):
+    if job.cell.kind != RNN:
+        gates = tape.gates if job.cell.kind == LSTM else tape.z
+    if y is None or gates is None or job.cell.kind != RNN and c is None or (
+        job.cell.norm_x != NULL and norms is None
+    ):
         raise TypeError("tape: expected all that forward can leave, got None")
     job.x, job.y, job.gates, job.c = steps_of(x), steps_of(y), steps_of(gates), steps_of(c)
-    job.dy, job.dx = steps_of(dy), steps_of(dx)
+    job.dy, job.dx, job.norms = steps_of(dy), steps_of(dx), steps_of(norms)
+    job.recurrent, job.keep_h, job.keep_c = steps_of(recurrent), steps_of(keep_h), steps_of(keep_c)
     job.dW_x, job.dW_h, job.dbias = &dW_x[0, 0], &dW_h[0, 0], &dbias[0]
     job.h_0, job.dh_n, job.dh_0 = rows_of(h_0, B), rows_of(dh_n, B), rows_of(dh_0, B)
-    if job.cell.kind == LSTM:
+    if job.cell.kind == OPTIONS:
+        read_gradients(&job, dcell, <floating *> NULL)
+    if job.cell.kind != RNN:
         c_0, dc_n, dc_0 = state[1], dfinal[1], dstate[1]
         job.c_0, job.dc_n, job.dc_0 = rows_of(c_0, B), rows_of(dc_n, B), rows_of(dc_0, B)
-    run_backward(&job, x.shape[0], &lengths[0] if B > 0 else NULL, B, reverse, <floating *> NULL)
+    run_backward(&job, x.shape[0], &lengths[0] if B > 0 else NULL, B, reverse, resets_of(resets),
+                 <floating *> NULL)
+
+
+@cython.boundscheck(True)
+cdef int read_gradients(Backward *job, object dcell, const floating *like) except -1:
+    """Find where the gradients by the arrays of an LSTM with options go."""
+    cdef floating[:, ::1] matrix
+    cdef floating[::1] vector
+    if job.cell.peepholes != NULL:
+        matrix = dcell.peepholes
+        job.dpeepholes = &matrix[0, 0]
+    if job.cell.W_r != NULL:
+        matrix = dcell.W_r
+        job.dW_r = &matrix[0, 0]
+    if job.cell.norm_x != NULL:
+        vector = dcell.norm_x
+        job.dnorm_x = &vector[0]
+        vector = dcell.norm_h
+        job.dnorm_h = &vector[0]
+        matrix = dcell.norm_c
+        job.dnorm_c = &matrix[0, 0]
+    return 0
 
 
 include "_stream.pxi"

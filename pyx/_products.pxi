@@ -165,8 +165,8 @@ cdef void multiply_in_place(const Cell *cell, const floating *x, const floating 
     memcpy(flat, cell.bias, n * sizeof(floating))
     if floating is float:
         accumulate_f32(x, <const float *> cell.W_x, cell.I, n, flat)
-        accumulate_f32(h_prev, <const float *> cell.W_h, cell.H, n, flat)
+        accumulate_f32(h_prev, <const float *> cell.W_h, cell.R, n, flat)
     else:
         accumulate_f64(x, <const double *> cell.W_x, cell.I, n, flat)
-        accumulate_f64(h_prev, <const double *> cell.W_h, cell.H, n, flat)
+        accumulate_f64(h_prev, <const double *> cell.W_h, cell.R, n, flat)
     pack_row(cell, <const floating *> flat, 0, depth, z)

@@ -31,7 +31,7 @@ cdef double POLL_SECONDS = 0.05
 # ------------------------------------------------------------------------------------------- memory of a call
 
 cdef struct Workspace:
-    void *blocks[24]
+    void *blocks[64]
     Py_ssize_t count
     bint failed
 
@@ -109,10 +109,11 @@ cdef struct Schedule:
     Py_ssize_t *active      # (steps + 1,) rows that take part in step s: the first active[s]
     Py_ssize_t chunk_rows
     bint reverse
+    const unsigned char *resets     # (T, B) where an episode begins; NULL for nowhere
 
 
-cdef Schedule plan(const Py_ssize_t *lengths, Py_ssize_t B, bint reverse, const Cell *cell,
-                   Workspace *workspace) noexcept nogil:
+cdef Schedule plan(const Py_ssize_t *lengths, Py_ssize_t B, bint reverse, const unsigned char *resets,
+                   const Cell *cell, Workspace *workspace) noexcept nogil:
     """Order the rows by a counting sort; without lengths each has one step.
 
     If memory runs out, only the sizes are there.
@@ -123,6 +124,7 @@ cdef Schedule plan(const Py_ssize_t *lengths, Py_ssize_t B, bint reverse, const 
     cdef Py_ssize_t *starts
     schedule.B = B
     schedule.reverse = reverse
+    schedule.resets = resets
     schedule.steps = 0
     schedule.total = 0
     schedule.chunk_rows = LARGE_CHUNK_ROWS if work >= LARGE_WEIGHTS else CHUNK_ROWS
@@ -169,6 +171,18 @@ cdef inline Py_ssize_t time_of(const Schedule *schedule, Py_ssize_t r, Py_ssize_
     return schedule.length[r] - 1 - s if schedule.reverse else s
 
 
+cdef inline bint begins(const Schedule *schedule, Py_ssize_t r, Py_ssize_t s) noexcept nogil:
+    """Whether an episode of workspace row r begins with step s, in the order of computation.
+
+    The reverse direction begins one where it leaves the first time step of another.
+    """
+    cdef Py_ssize_t t
+    if schedule.resets == NULL or (schedule.reverse and s == 0):
+        return False
+    t = schedule.length[r] - s if schedule.reverse else s
+    return schedule.resets[t * schedule.B + schedule.order[r]]
+
+
 cdef void zero_padding(const Steps *result, const Schedule *schedule, Py_ssize_t T,
                        Py_ssize_t itemsize) noexcept nogil:
     """Set a result to 0 beyond each row's length."""
@@ -187,6 +201,8 @@ cdef struct Share:
     Py_ssize_t row, row_stride          # rows row .. row + R of every row_stride
     Py_ssize_t u, u_end                 # of the U vectors of units, in multiples of four
     Py_ssize_t panel, panel_end         # the same in panels of z
+    Py_ssize_t unit, unit_end           # the same in units, without padding
+    Py_ssize_t h, h_end                 # its numbers of h: those of the units, or all with a projection
 
 
 cdef Share share_of(bint by_units, int thread, int size, const Cell *cell) noexcept nogil:
@@ -201,6 +217,10 @@ cdef Share share_of(bint by_units, int thread, int size, const Cell *cell) noexc
         share.row, share.row_stride = thread * tile_rows(4), size * tile_rows(4)
         share.u, share.u_end = 0, U
     share.panel, share.panel_end = share.u * cell.G // 4, (share.u_end * cell.G + 3) // 4
+    share.unit, share.unit_end = share.u * cell.V, min(share.u_end * cell.V, cell.H)
+    share.h, share.h_end = share.unit, share.unit_end
+    if cell.W_r != NULL:
+        share.h, share.h_end = 0, cell.R
     return share
 
 
@@ -213,7 +233,9 @@ cdef int threads_for(const Schedule *schedule, const Cell *cell, int threads, bi
     """Return how many of `threads` pay for a pass over all rows, and (OUT) what they share."""
     cdef double each = schedule.total / max(1.0, <double> schedule.steps) * cell.G * cell.H * cell.H
     cdef Py_ssize_t tiles = (schedule.B + tile_rows(4) - 1) // tile_rows(4)
-    by_units[0] = each >= UNITS_WORK or (each >= FEW_ROWS_WORK and tiles < 4 * threads)
+    by_units[0] = not needs_rows(cell) and (
+        each >= UNITS_WORK or (each >= FEW_ROWS_WORK and tiles < 4 * threads)
+    )
     if schedule.total < PACK_ROWS or work_of(cell, schedule.total) < TEAM_WORK:
         return 1
     return <int> max(1, min(threads, (cell.U + 3) // 4 if by_units[0] else tiles))

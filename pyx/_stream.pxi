@@ -59,7 +59,7 @@ cdef class Stream:
                 pack_weights(&self.layers[k].job, 0, 1, <double *> NULL)
 
     def put_state(self, Py_ssize_t k, Py_ssize_t row, tuple state not None):
-        """Set the state of one row of layer k from arrays (H,)."""
+        """Set the state of one row of layer k from arrays (R,) and (H,)."""
         cdef Py_ssize_t n
         for n in range(len(state)):
             if self.single:
@@ -68,7 +68,7 @@ cdef class Stream:
                 put_part[double](&self.layers[k].job, n, row, state[n])
 
     def get_state(self, Py_ssize_t k, Py_ssize_t row, tuple state not None):
-        """Copy the state of one row of layer k to arrays (H,)."""
+        """Copy the state of one row of layer k to arrays (R,) and (H,)."""
         cdef Py_ssize_t n
         for n in range(len(state)):
             if self.single:
@@ -77,7 +77,7 @@ cdef class Stream:
                 get_part[double](&self.layers[k].job, n, row, state[n])
 
     def try_step(self, x, out):
-        """Step all layers from x (rows, I) to out (rows, H), on the axes of this stream.
+        """Step all layers from x (rows, I) to out (rows, R), on the axes of this stream.
 
         Returns False, with nothing changed, if either is no contiguous array of that shape and of the
         stream's dtype, or if another thread is in the middle of a step.
@@ -86,7 +86,7 @@ cdef class Stream:
         cdef bint taken = False
         if not self.acquire(x, False, self.layers[0].job.cell.I, &views[0]):
             return False
-        if self.acquire(out, True, self.layers[self.L - 1].job.cell.H, &views[1]):
+        if self.acquire(out, True, self.layers[self.L - 1].job.cell.R, &views[1]):
             if not self.stepping:
                 taken = True
                 self.step(views[0].buf, views[1].buf)
@@ -95,7 +95,10 @@ cdef class Stream:
         return taken
 
     def try_step_from(self, x, h_prev, c_prev, h, c):
-        """Step one LSTM layer of one row from a given state to h and c; the rest as for `try_step`."""
+        """Step one LSTM layer of one row from a given state to h and c; the rest as for `try_step`.
+
+        The layer has no projection.
+        """
         cdef Py_buffer views[5]
         cdef Forward *job = &self.layers[0].job
         cdef Py_ssize_t size = job.cell.H * (sizeof(float) if self.single else sizeof(double))
@@ -156,7 +159,7 @@ cdef class Stream:
 
 cdef inline void step_layers(Layer *layers, Py_ssize_t L, Py_ssize_t B, const floating *x,
                              floating *out) noexcept nogil:
-    """One step through the layers: x (B, I) IN, out (B, H) OUT."""
+    """One step through the layers: x (B, I) IN, out (B, R) OUT."""
     cdef Py_ssize_t pitch = layers[0].job.cell.I, k, r
     cdef Forward *job
     for k in range(L):
@@ -166,7 +169,9 @@ cdef inline void step_layers(Layer *layers, Py_ssize_t L, Py_ssize_t B, const fl
                 memcpy(<floating *> job.hidden[job.turn] + r * job.pitch - job.joined, x + r * pitch,
                        job.joined * sizeof(floating))
         job.x.start, job.x.by_row = <char *> x, pitch * sizeof(floating)
-        job.y.start, job.y.by_row = <char *> out if k == L - 1 else NULL, job.cell.H * sizeof(floating)
+        job.y.start, job.y.by_row = <char *> out if k == L - 1 else NULL, job.cell.R * sizeof(floating)
+        if job.panels_x != NULL:
+            project_chunk(job, 0, 1, B, 0, B, x)
         step_forward(job, &layers[k].share, 0, B, <floating *> job.chunk_z)
         job.turn = not job.turn
         x, pitch = <const floating *> job.hidden[job.turn], job.pitch
@@ -175,8 +180,11 @@ cdef inline void step_layers(Layer *layers, Py_ssize_t L, Py_ssize_t B, const fl
 cdef int begin_layer(Layer *layer, object cell, Py_ssize_t rows, bint packed, const floating *like) except -1:
     """Set up the job of one layer: a step on the calling thread, each with inputs and outputs of its own."""
     read_cell(&layer.job.cell, cell, like)
+    if layer.job.cell.kind == OPTIONS and not packed:
+        raise ValueError("packed: expected True for a cell with options, got False")
     layer.share = share_of(False, 0, 1, &layer.job.cell)
-    prepare_forward(&layer.job, NULL, rows, False, packed, packed, &layer.workspace, like)
+    prepare_forward(&layer.job, NULL, rows, False, NULL, packed, packed and layer.job.cell.norm_x == NULL,
+                    &layer.workspace, like)
     if layer.workspace.failed:
         raise MemoryError("not enough memory for a stream")
     return 0
@@ -191,11 +199,13 @@ cdef inline floating *state_of(Forward *job, Py_ssize_t n, Py_ssize_t row, const
 
 @cython.boundscheck(True)
 cdef int put_part(Forward *job, Py_ssize_t n, Py_ssize_t row, const floating[::1] values) except -1:
-    memcpy(state_of(job, n, row, &values[0]), &values[0], job.cell.H * sizeof(floating))
+    memcpy(state_of(job, n, row, &values[0]), &values[0],
+           (job.cell.H if n else job.cell.R) * sizeof(floating))
     return 0
 
 
 @cython.boundscheck(True)
 cdef int get_part(Forward *job, Py_ssize_t n, Py_ssize_t row, floating[::1] values) except -1:
-    memcpy(&values[0], state_of(job, n, row, <const floating *> &values[0]), job.cell.H * sizeof(floating))
+    memcpy(&values[0], state_of(job, n, row, <const floating *> &values[0]),
+           (job.cell.H if n else job.cell.R) * sizeof(floating))
     return 0

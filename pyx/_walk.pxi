@@ -1,10 +1,62 @@
 # The walk over time, forward and back: one body for whole sequences, chunks, steps and streams, and for every
 # kind of cell.  Included by _kernels.pyx.  A step goes through named stages: product (1 or 5), gates (2 to 4,
-# or 6), handing out; each is skipped or chosen by what the cell and the job have.
+# or 6), handing out; what cells with options have beside them (normalise, project, zone out) is in
+# _options.pxi.  Each is skipped or chosen by what the cell and the job have.
 
 cdef enum:
     # Vectors of units whose gates are computed together, at most, but one panel of all rows at least.
     GATE_VECTORS = 32
+
+
+# What only a cell with options has; see _options.pxi.
+cdef struct Padded:
+    void *peepholes         # (3, U V)
+    void *gain_x            # (1, N V)
+    void *gain_h            # (1, N V)
+    void *norm_c            # (2, U V): gain, shift
+
+
+cdef struct ForwardOptions:
+    Padded padded           # the arrays of the cell
+    void *zeros             # (4 V)
+    void *panels_r          # (H, U_h V) in panels
+    void *keep_c            # (B, U V) what zoneout keeps at a step
+    void *keep_h            # (B, U_h V)
+    void *sums_h            # (Q, B, 4 V): h W_h, apart from the rest of z
+    void *fresh             # (B, U V): c_t before zoneout; then what the outer activation sees
+    void *lifted            # (B, U V): h before its projection
+    void *h_prev            # (B, U_h V): h_prev as it was before its mask; NULL if nobody asks
+
+
+cdef struct BackwardOptions:
+    Padded padded           # the arrays of the cell
+    void *panels_r          # W_r transposed, (U_h V, H) in panels
+    void *kept              # (B, U_h V): what zoneout hands from dh to the step before; NULL if nothing
+    void *dlifted           # (B, U V): derivative by h before its projection
+    # One row for each thread.
+    void *keep              # (U V)
+    void *z                 # (N V)
+    void *dfresh            # (U V)
+    void *lifted            # (U V)
+    # Rows of a chunk.
+    void *c_prev            # (rows, U V)
+    void *fresh             # (rows, U V), c_t before zoneout
+    void *n_c               # (rows, U V): N(c_t)
+    void *dm                # (rows, U V): derivative by what the outer activation sees
+    void *n_x               # (rows, N V)
+    void *n_h               # (rows, N V)
+    void *chunk_dx          # (rows, N V): derivative by x W_x
+    void *chunk_dh          # (rows, N V): derivative by h W_h
+    void *panels_dx         # the same in panels
+    void *panels_dh
+    void *tiles_lifted      # (H, rows) in tiles: h before its projection
+    void *panels_dr         # (rows, U_h V) in panels: derivative by h
+    # Sums over all steps.
+    void *dpeepholes        # (3, U V)
+    void *dnorm_x           # (N V)
+    void *dnorm_h           # (N V)
+    void *dnorm_c           # (2, U V)
+    void *dW_r              # (ceil(U_h / 4), H, 4 V)
 
 
 # ---------------------------------------------------------------------------------------------------- forward
@@ -15,27 +67,34 @@ cdef struct Forward:
     Cell cell
     bint by_units
     bint packing            # whether the walk begins with packing the weights
+    bint between            # whether anything happens to the state between two steps
     int turn                # which of `hidden` holds h before step 0
     Py_ssize_t joined       # inputs in front of h in the rows of `hidden`: I, or 0 if chunks are projected
     Steps x                 # IN
+    Steps recurrent         # IN, what h_prev is multiplied by before the product; may be none
+    Steps keep_h, keep_c    # IN, what zoneout keeps; may be none
     Steps y, gates, c       # OUT; may be none
-    const void *h_0         # IN (B, H)
-    const void *c_0
-    void *h_n               # OUT (B, H); NULL if nobody asks
-    void *c_n
+    Steps norms             # OUT; may be none
+    bint outputs            # whether a cell with options leaves its gates in `gates`, not its z
+    const void *h_0         # IN (B, R)
+    const void *c_0         # IN (B, H)
+    void *h_n               # OUT (B, R); NULL if nobody asks
+    void *c_n               # OUT (B, H)
     void *panels_x          # (I, N V) in panels; NULL if inputs are joined
-    void *panels_h          # (joined + H, N V); NULL if the weights are read as they lie, for few rows
+    void *panels_h          # (joined + R, N V); NULL if the weights are read as they lie, for few rows
     void *bias_z            # (1, N V)
     void *chunk_x           # (rows, I)
     void *chunk_z           # (Q, rows, 4 V): panel after panel, in each the z of all rows; later gates
     void *flat              # (GH,), for sums with the weights as they lie
     void *c_t               # (B, U V), if the kind has it
     void *hidden[2]         # (B, pitch) h before and after a step, in turn; each points to h of the first row
-    Py_ssize_t pitch        # U V, and room for what is joined
+    Py_ssize_t pitch        # U_h V, and room for what is joined
+    ForwardOptions options  # of a cell with options
 
 
-cdef void prepare_forward(Forward *job, const Py_ssize_t *lengths, Py_ssize_t B, bint reverse, bint packed,
-                          bint joined, Workspace *workspace, const floating *like) noexcept nogil:
+cdef void prepare_forward(Forward *job, const Py_ssize_t *lengths, Py_ssize_t B, bint reverse,
+                          const unsigned char *resets, bint packed, bint joined, Workspace *workspace,
+                          const floating *like) noexcept nogil:
     """Plan the order of the rows and take memory for a job that has its cell.
 
     Without lengths each row has one step; packed: the weights go into panels; joined: inputs and h are
@@ -45,15 +104,16 @@ cdef void prepare_forward(Forward *job, const Py_ssize_t *lengths, Py_ssize_t B,
     cdef Py_ssize_t V = lanes(like)
     cdef Py_ssize_t most, front
     cdef int n
-    job.schedule = plan(lengths, B, reverse, cell, workspace)
+    job.schedule = plan(lengths, B, reverse, resets, cell, workspace)
+    job.between = resets != NULL or job.recurrent.start != NULL
     most = max(B, min(job.schedule.total, job.schedule.chunk_rows))
     job.panels_x, job.panels_h, job.bias_z = NULL, NULL, NULL
     job.flat, job.chunk_x, job.c_t = NULL, NULL, NULL
     job.joined = cell.I if joined else 0
     front = (job.joined + V - 1) // V * V
-    job.pitch = front + cell.U * V
+    job.pitch = front + cell.U_h * V
     if packed:
-        job.panels_h = take(workspace, (job.joined + cell.H) * cell.N * V * sizeof(floating))
+        job.panels_h = take(workspace, (job.joined + cell.R) * cell.N * V * sizeof(floating))
         job.bias_z = take(workspace, cell.Q * 4 * V * sizeof(floating))
         if not joined:
             job.panels_x = take(workspace, cell.I * cell.N * V * sizeof(floating))
@@ -61,32 +121,34 @@ cdef void prepare_forward(Forward *job, const Py_ssize_t *lengths, Py_ssize_t B,
     else:
         job.flat = take(workspace, cell.G * cell.H * sizeof(floating))
     job.chunk_z = take(workspace, most * cell.Q * 4 * V * sizeof(floating))
-    if cell.kind == LSTM:
+    if cell.kind != RNN:
         job.c_t = take_zeros(workspace, B * cell.U * V * sizeof(floating))
     for n in range(2):
         job.hidden[n] = take_zeros(workspace, B * job.pitch * sizeof(floating))
         if job.hidden[n] != NULL:
             job.hidden[n] = <floating *> job.hidden[n] + front
+    if cell.kind == OPTIONS:
+        prepare_options(job, B, workspace, like)
 
 
 cdef void load_state(Forward *job, const floating *like) noexcept nogil:
     """Copy the initial state in, and out again for the rows that have no steps."""
     cdef const Schedule *schedule = &job.schedule
-    cdef Py_ssize_t V = lanes(like), H = job.cell.H
-    cdef Py_ssize_t size = H * sizeof(floating), r, b
+    cdef Py_ssize_t V = lanes(like), H = job.cell.H, R = job.cell.R
+    cdef Py_ssize_t size = H * sizeof(floating), size_h = R * sizeof(floating), r, b
     for r in range(schedule.B):
         b = schedule.order[r]
-        memcpy(<floating *> job.hidden[0] + r * job.pitch, <const floating *> job.h_0 + b * H, size)
+        memcpy(<floating *> job.hidden[0] + r * job.pitch, <const floating *> job.h_0 + b * R, size_h)
         if job.c_t != NULL:
             memcpy(<floating *> job.c_t + r * job.cell.U * V, <const floating *> job.c_0 + b * H, size)
         if schedule.length[r] == 0:
-            memcpy(<floating *> job.h_n + b * H, <const floating *> job.h_0 + b * H, size)
+            memcpy(<floating *> job.h_n + b * R, <const floating *> job.h_0 + b * R, size_h)
             if job.c_t != NULL:
                 memcpy(<floating *> job.c_n + b * H, <const floating *> job.c_0 + b * H, size)
 
 
 cdef int run_forward(Forward *job, Py_ssize_t T, const Py_ssize_t *lengths, Py_ssize_t B, bint reverse,
-                     const floating *like) except -1:
+                     const unsigned char *resets, const floating *like) except -1:
     """Run a job that has its cell, arrays and states; without lengths each row has one step."""
     cdef int threads = max_threads          # read with the GIL
     cdef Py_ssize_t total = B, b
@@ -100,10 +162,12 @@ cdef int run_forward(Forward *job, Py_ssize_t T, const Py_ssize_t *lengths, Py_s
             total = 0
             for b in range(B):
                 total += lengths[b]
-        job.packing = total >= PACK_ROWS
-        prepare_forward(job, lengths, B, reverse, job.packing, False, &workspace, like)
+        job.packing = total >= PACK_ROWS or job.cell.norm_x != NULL
+        prepare_forward(job, lengths, B, reverse, resets, job.packing, False, &workspace, like)
         if not workspace.failed:
             load_state(job, like)
+            if job.cell.kind == OPTIONS and not job.packing:
+                pack_options(job, like)
             zero_padding(&job.y, &job.schedule, T, sizeof(floating))
             threads = threads_for(&job.schedule, &job.cell, threads, &job.by_units)
             if floating is float:
@@ -135,6 +199,9 @@ cdef void walk_forward(Forward *job, int thread, fp_state caller, const floating
     cdef int size = team.size
     cdef Share share
 
+    if job.between and schedule.steps > 0:
+        share = share_of(job.by_units, thread, size, cell)
+        between_steps(job, &share, 0, <floating *> job.hidden[0])
     if job.packing:
         pack_weights(job, thread, size, like)
         if not barrier(team, thread):
@@ -166,14 +233,16 @@ cdef void walk_forward(Forward *job, int thread, fp_state caller, const floating
 cdef void pack_weights(Forward *job, int thread, int size, const floating *like) noexcept nogil:
     """One thread's part of the weights into panels."""
     cdef const Cell *cell = &job.cell
-    cdef Py_ssize_t I = cell.I, H = cell.H
+    cdef Py_ssize_t I = cell.I, R = cell.R
     cdef bint joined = job.joined > 0
     pack(cell, <const floating *> cell.W_x, I * thread // size, I * (thread + 1) // size,
-         0, I + H if joined else I, <floating *> (job.panels_h if joined else job.panels_x))
-    pack(cell, <const floating *> cell.W_h, H * thread // size, H * (thread + 1) // size,
-         job.joined, job.joined + H, <floating *> job.panels_h)
+         0, I + R if joined else I, <floating *> (job.panels_h if joined else job.panels_x))
+    pack(cell, <const floating *> cell.W_h, R * thread // size, R * (thread + 1) // size,
+         job.joined, job.joined + R, <floating *> job.panels_h)
     if thread == 0:
         pack_row(cell, <const floating *> cell.bias, 0, 1, <floating *> job.bias_z)
+        if cell.kind == OPTIONS:
+            pack_options(job, like)
 
 
 cdef void project_chunk(Forward *job, Py_ssize_t start, Py_ssize_t end, Py_ssize_t rows, Py_ssize_t row,
@@ -182,14 +251,18 @@ cdef void project_chunk(Forward *job, Py_ssize_t start, Py_ssize_t end, Py_ssize
     cdef const Schedule *schedule = &job.schedule
     cdef Py_ssize_t I = job.cell.I, V = lanes(like), n = 0, r, s
     cdef floating *chunk_x = <floating *> job.chunk_x
+    cdef bint normed = job.cell.norm_x != NULL
     for s in range(start, end):
         for r in range(max(0, row - n), min(schedule.active[s], row_end - n)):
             memcpy(chunk_x + (n + r) * I, at(&job.x, time_of(schedule, r, s), schedule.order[r]),
                    I * sizeof(floating))
         n += schedule.active[s]
     multiply(<const floating *> chunk_x + row * I, row_end - row, I,
-             <const floating *> job.panels_x, job.cell.N, I, <const floating *> job.bias_z, 0, 4 * V,
+             <const floating *> job.panels_x, job.cell.N, I,
+             <const floating *> (job.options.zeros if normed else job.bias_z), 0, 0 if normed else 4 * V,
              <floating *> job.chunk_z + row * 4 * V, 4 * V, rows * 4 * V)
+    if normed:
+        normalise_inputs(job, start, end, rows, row, row_end, like)
 
 
 cdef inline void step_forward(Forward *job, const Share *share, Py_ssize_t s, Py_ssize_t rows,
@@ -204,17 +277,22 @@ cdef inline void step_forward(Forward *job, const Share *share, Py_ssize_t s, Py
     cdef bint descending = (s + job.turn) % 2
     cdef const floating *h_prev = <const floating *> job.hidden[descending]
     cdef floating *h = <floating *> job.hidden[not descending]
-    cdef Py_ssize_t depth = job.joined + cell.H
+    cdef Py_ssize_t depth = job.joined + cell.R
     cdef const floating *panels = <const floating *> job.panels_h
     # What there is of z: the bias, or its sum with the part of x.
     cdef const floating *start = <const floating *> job.bias_z if job.joined else <const floating *> z
     cdef Py_ssize_t start_row = 0 if job.joined else 4 * V, start_panel = 4 * V if job.joined else z_panel
+    cdef floating *sums = z
+    cdef Py_ssize_t sums_panel = z_panel
     # Panels from product to gates at once: their z stays in the L1 cache, and units are enough to overlap.
     cdef Py_ssize_t count = share.panel_end - share.panel, group = count, groups = 1
     cdef Py_ssize_t n, r, first, last
     cdef char *x
 
-    if running * cell.W * count > GATE_VECTORS:
+    if cell.norm_h != NULL:             # the part of h is a sum of its own, and whole before it is normalised
+        start, start_row, start_panel = <const floating *> job.options.zeros, 0, 0
+        sums, sums_panel = <floating *> job.options.sums_h, job.schedule.B * 4 * V
+    elif running * cell.W * count > GATE_VECTORS:
         group = max(1, GATE_VECTORS // (running * cell.W))
         groups = (count + group - 1) // group
     if panels == NULL:
@@ -228,15 +306,21 @@ cdef inline void step_forward(Forward *job, const Share *share, Py_ssize_t s, Py
         if panels != NULL:
             multiply(h_prev - job.joined, running, job.pitch, panels + first * 4 * V * depth,
                      min(4 * last, cell.N) - 4 * first, depth, start + first * start_panel, start_row,
-                     start_panel, z + first * z_panel, 4 * V, z_panel, share.row, share.row_stride,
-                     descending)
+                     start_panel, sums + first * sums_panel, 4 * V, sums_panel, share.row,
+                     share.row_stride, descending)
         # Constants, so that the compiler makes a loop of its own for each part of each kind.
         if cell.kind == LSTM:
             gates_forward(LSTM, 0, 4, job, share, running, first, last, z, z_panel, h)
             gates_forward(LSTM, 1, 4, job, share, running, first, last, z, z_panel, h)
+        elif cell.kind == OPTIONS:
+            gates_forward_options(job, share, s, first, last, z, z_panel, h)
         else:
             gates_forward(RNN, 0, 1, job, share, running, first, last, z, z_panel, h)
+    if cell.kind == OPTIONS:
+        finish_h(job, share, s, h_prev, h)
     hand_out(job, share, s, <const floating *> z, z_panel, <const floating *> h)
+    if job.between and s + 1 < job.schedule.steps:
+        between_steps(job, share, s + 1, h)
 
 
 cdef inline void gates_forward(int kind, int part, Py_ssize_t G, Forward *job, const Share *share,
@@ -264,25 +348,53 @@ cdef inline void hand_out(Forward *job, const Share *share, Py_ssize_t s, const 
                           Py_ssize_t z_panel, const floating *h) noexcept nogil:
     """Copy what a step has computed to the caller's arrays: the rows and units of one thread."""
     cdef const Schedule *schedule = &job.schedule
-    cdef Py_ssize_t V = lanes(z), H = job.cell.H, U = job.cell.U
-    cdef Py_ssize_t unit = share.u * V                                          # the first
-    cdef Py_ssize_t size = (min(H, share.u_end * V) - unit) * sizeof(floating)
+    cdef Py_ssize_t V = lanes(z), H = job.cell.H, R = job.cell.R, U = job.cell.U, unit = share.unit
+    cdef Py_ssize_t size = (share.unit_end - unit) * sizeof(floating)
+    cdef Py_ssize_t size_h = (share.h_end - share.h) * sizeof(floating)
     cdef Py_ssize_t r = share.row, q, t, b
     cdef const floating *c = <const floating *> job.c_t
     while r < schedule.active[s]:
         for q in range(r, min(r + tile_rows(4), schedule.active[s])):
             b, t = schedule.order[q], time_of(schedule, q, s)
             if job.y.start != NULL:
-                memcpy(<floating *> at(&job.y, t, b) + unit, h + q * job.pitch + unit, size)
+                memcpy(<floating *> at(&job.y, t, b) + share.h, h + q * job.pitch + share.h, size_h)
             if job.gates.start != NULL:
                 unpack_row(&job.cell, z + q * 4 * V, z_panel, share.u, share.u_end,
                            <floating *> at(&job.gates, t, b))
             if job.c.start != NULL:
                 memcpy(<floating *> at(&job.c, t, b) + unit, c + q * U * V + unit, size)
             if q >= schedule.active[s + 1] and job.h_n != NULL:     # the row's last step
-                memcpy(<floating *> job.h_n + b * H + unit, h + q * job.pitch + unit, size)
+                memcpy(<floating *> job.h_n + b * R + share.h, h + q * job.pitch + share.h, size_h)
                 if c != NULL:
                     memcpy(<floating *> job.c_n + b * H + unit, c + q * U * V + unit, size)
+        r += share.row_stride
+
+
+cdef void between_steps(Forward *job, const Share *share, Py_ssize_t s, floating *h) noexcept nogil:
+    """What step s is to find in h and c (IN/OUT): 0 where an episode begins, then what dropout leaves of h.
+
+    Of the rows and units of one thread.
+    """
+    cdef const Schedule *schedule = &job.schedule
+    cdef Py_ssize_t r = share.row, q, k
+    cdef floating *h_prev
+    cdef floating *c_prev
+    cdef const floating *mask
+    while r < schedule.active[s]:
+        for q in range(r, min(r + tile_rows(4), schedule.active[s])):
+            h_prev = h + q * job.pitch
+            if begins(schedule, q, s):
+                memset(h_prev + share.h, 0, (share.h_end - share.h) * sizeof(floating))
+                if job.c_t != NULL:
+                    c_prev = <floating *> job.c_t + q * job.cell.U * job.cell.V
+                    memset(c_prev + share.unit, 0, (share.unit_end - share.unit) * sizeof(floating))
+            if job.recurrent.start != NULL:
+                if job.options.h_prev != NULL:
+                    memcpy(<floating *> job.options.h_prev + q * job.cell.U_h * job.cell.V + share.h,
+                           h_prev + share.h, (share.h_end - share.h) * sizeof(floating))
+                mask = <const floating *> at(&job.recurrent, time_of(schedule, q, s), schedule.order[q])
+                for k in range(share.h, share.h_end):
+                    h_prev[k] *= mask[k]
         r += share.row_stride
 
 
@@ -293,10 +405,13 @@ cdef struct Backward:
     Schedule schedule
     Cell cell
     bint by_units
+    bint between                    # whether anything happens to the state between two steps
     Steps dy, x, y, gates, c        # IN
+    Steps recurrent, keep_h, keep_c  # IN; may be none
+    Steps norms                     # IN; may be none
     Steps dx                        # OUT
-    const void *h_0                 # IN (B, H)
-    const void *c_0
+    const void *h_0                 # IN (B, R)
+    const void *c_0                 # IN (B, H)
     const void *dh_n
     const void *dc_n
     void *dW_x                      # OUT
@@ -305,52 +420,71 @@ cdef struct Backward:
     void *dh_0
     void *dc_0
     void *panels_x                  # W_x transposed, (N V, I) in panels
-    void *panels_h                  # W_h transposed, (N V, H)
-    void *chunk_a                   # (I + H + 1, rows) in tiles: [x; h_prev; 1], the bias is one more weight
+    void *panels_h                  # W_h transposed, (N V, R)
+    void *chunk_a                   # (K, rows) in tiles: [x; h_prev; 1], the bias is one more weight
+    Py_ssize_t K, row_h, row_one    # the number of its rows, and where h_prev and 1 begin
     void *chunk_dz                  # (rows, N V)
     void *panels_dz                 # the same in panels
     void *chunk_dx                  # (rows, I in whole vectors)
-    void *dW                        # (Q, I + H + 1, 4 V)
-    void *dh                        # (B, U V) from later steps
+    void *dW                        # (Q, K, 4 V)
+    void *dh                        # (B, U_h V) from later steps
     void *dc                        # (B, U V) from later steps, times f
     void *padded                    # gates, c, c_prev, dy of the last units, V of them, for each thread
-    void *zeros                     # a row of 0, as wide as H and I
+    void *zeros                     # a row of 0, as wide as H, R and I
+    void *masked                    # (R,) h_prev after its mask, for each thread
     Py_ssize_t *ends                # of the chunks
+    void *dpeepholes                # OUT, of a cell with options
+    void *dW_r
+    void *dnorm_x
+    void *dnorm_h
+    void *dnorm_c
+    BackwardOptions options
 
 
 cdef int run_backward(Backward *job, Py_ssize_t T, const Py_ssize_t *lengths, Py_ssize_t B, bint reverse,
-                      const floating *like) except -1:
+                      const unsigned char *resets, const floating *like) except -1:
     """Run a job that has its cell, arrays and states."""
     cdef const Cell *cell = &job.cell
-    cdef Py_ssize_t V = lanes(like), I = cell.I, H = cell.H
-    cdef Py_ssize_t I_whole = (I + V - 1) // V * V, H_whole = cell.U * V, N_whole = cell.N * V, K = I + H + 1
-    cdef Py_ssize_t size = H * sizeof(floating), most, r, b
+    cdef Py_ssize_t V = lanes(like), I = cell.I, H = cell.H, R = cell.R, tile = tile_rows(4)
+    cdef Py_ssize_t I_whole = (I + V - 1) // V * V, H_whole = cell.U * V, R_whole = cell.U_h * V
+    cdef Py_ssize_t N_whole = cell.N * V
+    cdef Py_ssize_t size = H * sizeof(floating), size_h = R * sizeof(floating), most, r, b
     cdef int threads = max_threads          # read with the GIL
     cdef Workspace workspace
     workspace.count = 0
     workspace.failed = False
     begin(&job.team, polls(work_of(cell, <double> T * B)))
     with nogil:
-        job.schedule = plan(lengths, B, reverse, cell, &workspace)
+        job.schedule = plan(lengths, B, reverse, resets, cell, &workspace)
+        job.between = resets != NULL or job.recurrent.start != NULL or cell.zoneout_h > 0
         most = max(B, job.schedule.chunk_rows)
+        job.row_h, job.row_one = I, I + R
+        if cell.norm_x != NULL:         # products of their own, which begin with a tile
+            job.row_h = (I + tile - 1) // tile * tile
+            job.row_one = job.row_h + (R + tile - 1) // tile * tile
+        job.K = job.row_one + 1
         threads = threads_for(&job.schedule, cell, threads, &job.by_units)
         job.panels_x = take(&workspace, I_whole * N_whole * sizeof(floating))
-        job.panels_h = take(&workspace, H_whole * N_whole * sizeof(floating))
-        job.chunk_a = take(&workspace, most * (K + tile_rows(4)) * sizeof(floating))
+        job.panels_h = take(&workspace, R_whole * N_whole * sizeof(floating))
+        job.chunk_a = take(&workspace, most * (job.K + tile) * sizeof(floating))
         job.chunk_dz = take(&workspace, most * N_whole * sizeof(floating))
         job.panels_dz = take(&workspace, most * N_whole * sizeof(floating))
         job.chunk_dx = take(&workspace, most * I_whole * sizeof(floating))
-        job.dW = take_zeros(&workspace, K * cell.Q * 4 * V * sizeof(floating))
-        job.dh = take_zeros(&workspace, B * H_whole * sizeof(floating))
+        job.dW = take_zeros(&workspace, job.K * cell.Q * 4 * V * sizeof(floating))
+        job.dh = take_zeros(&workspace, B * R_whole * sizeof(floating))
         job.dc = take_zeros(&workspace, B * H_whole * sizeof(floating))
         job.padded = take_zeros(&workspace, threads * 7 * V * sizeof(floating))
-        job.zeros = take_zeros(&workspace, max(H_whole, I_whole) * sizeof(floating))
+        job.zeros = take_zeros(&workspace, max(H_whole, R_whole, I_whole) * sizeof(floating))
+        if job.recurrent.start != NULL:
+            job.masked = take(&workspace, threads * R * sizeof(floating))
+        if cell.kind == OPTIONS:
+            prepare_options_back(job, most, threads, &workspace, like)
         job.ends = <Py_ssize_t *> take(&workspace, job.schedule.steps * sizeof(Py_ssize_t))
         if not workspace.failed:
             for r in range(B):
                 b = job.schedule.order[r]
-                memcpy(<floating *> job.dh + r * H_whole, <const floating *> job.dh_n + b * H, size)
-                if cell.kind == LSTM:
+                memcpy(<floating *> job.dh + r * R_whole, <const floating *> job.dh_n + b * R, size_h)
+                if cell.kind != RNN:
                     memcpy(<floating *> job.dc + r * H_whole, <const floating *> job.dc_n + b * H, size)
             zero_padding(&job.dx, &job.schedule, T, sizeof(floating))
             if floating is float:
@@ -359,9 +493,11 @@ cdef int run_backward(Backward *job, Py_ssize_t T, const Py_ssize_t *lengths, Py
                 run_team(threads, backward_f64, job, sizeof(Backward), &job.team)
             for r in range(B):
                 b = job.schedule.order[r]
-                memcpy(<floating *> job.dh_0 + b * H, <const floating *> job.dh + r * H_whole, size)
-                if cell.kind == LSTM:
+                memcpy(<floating *> job.dh_0 + b * R, <const floating *> job.dh + r * R_whole, size_h)
+                if cell.kind != RNN:
                     memcpy(<floating *> job.dc_0 + b * H, <const floating *> job.dc + r * H_whole, size)
+            if cell.kind == OPTIONS:
+                hand_out_gradients(job, like)
     return release(&workspace, job.team.cancelled)
 
 
@@ -382,16 +518,17 @@ cdef void walk_backward(Backward *job, int thread, fp_state caller, const floati
     cdef Team *team = &job.team
     cdef const Schedule *schedule = &job.schedule
     cdef const Cell *cell = &job.cell
-    cdef Py_ssize_t I = cell.I, H = cell.H, U = cell.U, K = I + H + 1, V = lanes(like)
+    cdef Py_ssize_t I = cell.I, H = cell.H, R = cell.R, U = cell.U, K = job.K, V = lanes(like)
     cdef Py_ssize_t size = team.size
     cdef Py_ssize_t chunks = 0, start = 0, rows, n, s, k
     cdef double row_work = work_of(cell, 1)
     cdef floating *dW = <floating *> job.dW
+    cdef floating *to
     cdef Share share
 
     pack_transposed(cell, <const floating *> cell.W_x, I, U * thread // size, U * (thread + 1) // size,
                     <floating *> job.panels_x)
-    pack_transposed(cell, <const floating *> cell.W_h, H, U * thread // size, U * (thread + 1) // size,
+    pack_transposed(cell, <const floating *> cell.W_h, R, U * thread // size, U * (thread + 1) // size,
                     <floating *> job.panels_h)
     while start < schedule.steps:
         start = chunk_end(schedule, start, &rows)
@@ -406,24 +543,31 @@ cdef void walk_backward(Backward *job, int thread, fp_state caller, const floati
         chunks -= 1
         start = job.ends[chunks - 1] if chunks else 0
         chunk_end(schedule, start, &rows)
-        gather_operands(job, start, job.ends[chunks], rows * thread // team.size,
+        gather_operands(job, thread, start, job.ends[chunks], rows * thread // team.size,
                         rows * (thread + 1) // team.size, rows, like)
 
         # 4' to 2', or 6', and the carry to the step before.
         n = rows
-        share = share_of(job.by_units, thread, team.size, cell)
+        size = team.size
+        share = share_of(job.by_units, thread, size, cell)
         for s in range(job.ends[chunks] - 1, start - 1, -1):
             n -= schedule.active[s]
             if cell.kind == LSTM:
                 gates_backward(LSTM, 4, job, &share, thread, s, n, rows, like)
+            elif cell.kind == OPTIONS:
+                step_backward_options(job, &share, thread, s, n, rows, like)
             else:
                 gates_backward(RNN, 1, job, &share, thread, s, n, rows, like)
             poll(team, thread, row_work * schedule.active[s], caller)
             if stopped(team) or (job.by_units and not barrier(team, thread)):
                 return
-            # The barrier may have left this thread alone.
-            share = share_of(job.by_units, thread, team.size, cell)
-            carry_back(job, &share, s, <const floating *> job.chunk_dz + n * cell.N * V)
+            if team.size < size:                # the barrier has left this thread alone
+                size = team.size
+                share = share_of(job.by_units, thread, size, cell)
+            carry_back(job, &share, s, <const floating *> (
+                job.chunk_dz if cell.norm_h == NULL else job.options.chunk_dh) + n * cell.N * V)
+            if job.between:
+                between_steps_back(job, &share, s, like)
         if not barrier(team, thread):
             return
         size = team.size
@@ -432,27 +576,43 @@ cdef void walk_backward(Backward *job, int thread, fp_state caller, const floati
             return
 
     for k in range(K * thread // team.size, K * (thread + 1) // team.size):
-        unpack_row(cell, <const floating *> dW + k * 4 * V, K * 4 * V, 0, U,
-                   <floating *> job.dW_x + k * cell.G * H if k < I else
-                   <floating *> job.dW_h + (k - I) * cell.G * H if k < I + H else <floating *> job.dbias)
+        if k < I:
+            to = <floating *> job.dW_x + k * cell.G * H
+        elif job.row_h <= k < job.row_h + R:
+            to = <floating *> job.dW_h + (k - job.row_h) * cell.G * H
+        elif k == job.row_one:
+            to = <floating *> job.dbias
+        else:
+            continue
+        unpack_row(cell, <const floating *> dW + k * 4 * V, K * 4 * V, 0, U, to)
 
 
-cdef void gather_operands(Backward *job, Py_ssize_t start, Py_ssize_t end, Py_ssize_t row, Py_ssize_t row_end,
-                          Py_ssize_t rows, const floating *like) noexcept nogil:
+cdef void gather_operands(Backward *job, int thread, Py_ssize_t start, Py_ssize_t end, Py_ssize_t row,
+                          Py_ssize_t row_end, Py_ssize_t rows, const floating *like) noexcept nogil:
     """Rows row .. row_end of [x; h_prev; 1], which the weights were multiplied by, in steps start .. end."""
     cdef const Schedule *schedule = &job.schedule
-    cdef Py_ssize_t I = job.cell.I, H = job.cell.H, n = 0, r, s, b
+    cdef Py_ssize_t I = job.cell.I, R = job.cell.R, n = 0, r, s, b, k
     cdef const floating *h_prev
+    cdef const floating *mask
+    cdef floating *masked = <floating *> job.masked + thread * R if job.masked != NULL else NULL
     cdef floating one = 1
     for s in range(start, end):
         for r in range(max(0, row - n), min(schedule.active[s], row_end - n)):
             b = schedule.order[r]
-            h_prev = <const floating *> (at(&job.y, time_of(schedule, r, s - 1), b) if s
-                                         else <char *> job.h_0 + b * H * sizeof(floating))
+            if begins(schedule, r, s):
+                h_prev = <const floating *> job.zeros
+            else:
+                h_prev = <const floating *> (at(&job.y, time_of(schedule, r, s - 1), b) if s
+                                             else <char *> job.h_0 + b * R * sizeof(floating))
+            if masked != NULL:
+                mask = <const floating *> at(&job.recurrent, time_of(schedule, r, s), b)
+                for k in range(R):
+                    masked[k] = h_prev[k] * mask[k]
+                h_prev = masked
             into_tiles(<const floating *> at(&job.x, time_of(schedule, r, s), b), I, 0, n + r, rows,
                        <floating *> job.chunk_a)
-            into_tiles(h_prev, H, I, n + r, rows, <floating *> job.chunk_a)
-            into_tiles(<const floating *> &one, 1, I + H, n + r, rows, <floating *> job.chunk_a)
+            into_tiles(h_prev, R, job.row_h, n + r, rows, <floating *> job.chunk_a)
+            into_tiles(<const floating *> &one, 1, job.row_one, n + r, rows, <floating *> job.chunk_a)
         n += schedule.active[s]
 
 
@@ -479,8 +639,11 @@ cdef inline void gates_backward(int kind, Py_ssize_t G, Backward *job, const Sha
             dy = <const floating *> at(&job.dy, t, b)
             if kind == LSTM:
                 c = <const floating *> at(&job.c, t, b)
-                c_prev = <const floating *> (at(&job.c, time_of(schedule, q, s - 1), b) if s
-                                             else <char *> job.c_0 + b * H * sizeof(floating))
+                if begins(schedule, q, s):
+                    c_prev = <const floating *> job.zeros
+                else:
+                    c_prev = <const floating *> (at(&job.c, time_of(schedule, q, s - 1), b) if s
+                                                 else <char *> job.c_0 + b * H * sizeof(floating))
             for u in range(share.u, share.u_end):
                 dh = <floating *> job.dh + (q * U + u) * V
                 dc = <floating *> job.dc + (q * U + u) * V
@@ -507,10 +670,52 @@ cdef inline void gates_backward(int kind, Py_ssize_t G, Backward *job, const Sha
 
 cdef void carry_back(Backward *job, const Share *share, Py_ssize_t s, const floating *dz) noexcept nogil:
     """dh of the step before, dz @ W_h.T, for the rows and units of one thread."""
-    cdef Py_ssize_t V = lanes(dz), depth = job.cell.N * lanes(dz)
-    multiply(dz, job.schedule.active[s], depth, <const floating *> job.panels_h + share.u * V * depth,
-             share.u_end - share.u, depth, <const floating *> job.zeros, 0, 4 * V,
-             <floating *> job.dh + share.u * V, job.cell.U * V, 4 * V, share.row, share.row_stride)
+    cdef Py_ssize_t V = lanes(dz), depth = job.cell.N * lanes(dz), first = share.h // V
+    multiply(dz, job.schedule.active[s], depth, <const floating *> job.panels_h + first * V * depth,
+             (share.h_end + V - 1) // V - first, depth, <const floating *> job.zeros, 0, 4 * V,
+             <floating *> job.dh + first * V, job.cell.U_h * V, 4 * V, share.row, share.row_stride)
+
+
+cdef void between_steps_back(Backward *job, const Share *share, Py_ssize_t s,
+                             const floating *like) noexcept nogil:
+    """What `between_steps` has done to the state before step s, walked back: dh and dc (IN/OUT).
+
+    With it what zoneout has handed from one h to the next, past the product.
+    """
+    cdef const Schedule *schedule = &job.schedule
+    cdef Py_ssize_t V = job.cell.V, H_whole = job.cell.U * V, R_whole = job.cell.U_h * V
+    cdef Py_ssize_t padded_h = (share.h_end + V - 1) // V * V
+    cdef Py_ssize_t padded_unit = (share.unit_end + V - 1) // V * V
+    cdef Py_ssize_t r = share.row, q, k
+    cdef floating *dh
+    cdef const floating *mask
+    cdef const floating *kept
+    while r < schedule.active[s]:
+        for q in range(r, min(r + tile_rows(4), schedule.active[s])):
+            dh = <floating *> job.dh + q * R_whole
+            if job.recurrent.start != NULL:
+                mask = <const floating *> at(&job.recurrent, time_of(schedule, q, s), schedule.order[q])
+                for k in range(share.h, share.h_end):
+                    dh[k] *= mask[k]
+            if job.options.kept != NULL:
+                kept = <const floating *> job.options.kept + q * R_whole
+                for k in range(share.h, share.h_end):
+                    dh[k] += kept[k]
+            if begins(schedule, q, s):  # with the padding of the last vector, which may hold NaN
+                memset(dh + share.h, 0, (padded_h - share.h) * sizeof(floating))
+                memset(<floating *> job.dc + q * H_whole + share.unit, 0,
+                       (padded_unit - share.unit) * sizeof(floating))
+        r += share.row_stride
+
+
+cdef void sum_rows(Backward *job, Py_ssize_t k, Py_ssize_t count, const floating *panels, Py_ssize_t first,
+                   Py_ssize_t last, Py_ssize_t rows) noexcept nogil:
+    """Add a chunk's part to rows k .. k + count of dW, panels first .. last; k begins a tile."""
+    cdef Py_ssize_t V = lanes(panels), panel = job.K * 4 * V
+    cdef floating *dW = <floating *> job.dW + first * panel + k * 4 * V
+    multiply(<const floating *> job.chunk_a + k * rows, count, 0, panels + first * rows * 4 * V,
+             min(4 * last, job.cell.N) - 4 * first, rows, <const floating *> dW, 4 * V, panel, dW, 4 * V,
+             panel)
 
 
 cdef void sum_chunk(Backward *job, Py_ssize_t start, Py_ssize_t end, Py_ssize_t rows, int thread, int size,
@@ -521,17 +726,22 @@ cdef void sum_chunk(Backward *job, Py_ssize_t start, Py_ssize_t end, Py_ssize_t 
     """
     cdef const Schedule *schedule = &job.schedule
     cdef const Cell *cell = &job.cell
-    cdef Py_ssize_t I = cell.I, K = cell.I + cell.H + 1, V = lanes(like)
+    cdef Py_ssize_t I = cell.I, K = job.K, V = lanes(like)
     cdef Py_ssize_t I_whole = (I + V - 1) // V * V, depth = cell.N * V
     cdef Py_ssize_t first = cell.Q * thread // size, last = cell.Q * (thread + 1) // size   # panels
     cdef Py_ssize_t row = rows * thread // size, row_end = rows * (thread + 1) // size
     cdef Py_ssize_t n = 0, r, s
-    cdef floating *dW = <floating *> job.dW + first * K * 4 * V
     cdef floating *chunk_dx = <floating *> job.chunk_dx
-    multiply(<const floating *> job.chunk_a, K, 0, <const floating *> job.panels_dz + first * rows * 4 * V,
-             min(4 * last, cell.N) - 4 * first, rows, <const floating *> dW, 4 * V, K * 4 * V,
-             dW, 4 * V, K * 4 * V)
-    multiply(<const floating *> job.chunk_dz + row * depth, row_end - row, depth,
+    if cell.norm_x == NULL:
+        sum_rows(job, 0, K, <const floating *> job.panels_dz, first, last, rows)
+    else:
+        sum_rows(job, 0, I, <const floating *> job.options.panels_dx, first, last, rows)
+        sum_rows(job, job.row_h, cell.R, <const floating *> job.options.panels_dh, first, last, rows)
+        sum_rows(job, job.row_one, 1, <const floating *> job.panels_dz, first, last, rows)
+    if cell.kind == OPTIONS:
+        sum_chunk_options(job, rows, thread, size, like)
+    multiply(<const floating *> (job.chunk_dz if cell.norm_x == NULL else job.options.chunk_dx)
+             + row * depth, row_end - row, depth,
              <const floating *> job.panels_x, I_whole // V, depth, <const floating *> job.zeros, 0, 4 * V,
              chunk_dx + row * I_whole, I_whole, 4 * V)
     for s in range(start, end):

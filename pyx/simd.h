@@ -240,6 +240,8 @@ CLSTM_INLINE TYPE(vec) TYPE(madd)(TYPE(vec) a, TYPE(vec) b, TYPE(vec) c)
     for (int lane = 0; lane < TYPE(LANES); lane++)
         c[lane] = FMA_SCALAR(a[lane], b[lane], c[lane]);
     return c;
+#elif CLSTM_FUSED
+    return FMA_SCALAR(a, b, c);
 #else
     return a * b + c;
 #endif

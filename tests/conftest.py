@@ -15,13 +15,15 @@ import sys
 from dataclasses import dataclass, fields, replace
 from functools import cache
 from types import SimpleNamespace
+from unittest import mock
 
 # The definition's small products are slower on several BLAS threads, and many times so on a busy machine.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import numpy as np
 import pytest
-from hypothesis import settings
+from hypothesis import assume, settings
+from hypothesis import strategies as st
 
 import clstm
 from clstm import _dispatch, cells, reference
@@ -38,8 +40,12 @@ TOLERANCES = {
     "backward": {"float64": 1e-11, "float32": 2e-5},
     # relative
     "complex step": {"float64": 1e-12},
+    # relative; gradients of a sequence with resets against those of its pieces, which are summed otherwise
+    "pieces": {"float64": 1e-12},
     # relative
     "torch": {"float64": 1e-11},
+    # as float32 forward; ONNX Runtime has float32 alone, and approximations of its own
+    "onnx": {"float32": 1e-5},
     # relative; what the original NumPy classes computed, in whatever order
     "golden": {"float64": 1e-12},
     # relative; a central difference with a step of 1e-6 is good to ten digits at best
@@ -148,7 +154,7 @@ def assert_close(got, expected, promise, name="array", scale=None):
     if not expected.size:
         return
     scale = np.abs(expected).max() if scale is None else scale
-    if promise == "forward" and got.dtype == np.float32:
+    if promise in ("forward", "onnx") and got.dtype == np.float32:
         scale = max(scale, 1.0)
     error = np.abs(got.astype(np.float64) - expected).max()
     assert np.isfinite(scale), f"{name}: the expected array holds {scale}"
@@ -185,22 +191,151 @@ def denormals(array):
 
 
 FORWARD_RESULTS = ("y", "h_n", "c_n")
-BACKWARD_RESULTS = ("dx", "dW_x", "dW_h", "dbias", "dh_0", "dc_0")
+EXTRAS = ("peepholes", "W_r", "norm_x", "norm_h", "norm_c")  # arrays of a cell with options
+WEIGHTS = ("dW_x", "dW_h", "dbias", *(f"d{name}" for name in EXTRAS))
+BACKWARD_RESULTS = ("dx", *WEIGHTS, "dh_0", "dc_0")
 
 
 def assert_results_close(got, expected):
     """Compare what `run` returns with what the definition returns, each result under its own promise."""
     assert got.keys() == expected.keys()
-    weights = [np.abs(expected[name]).max(initial=0) for name in ("dW_x", "dW_h", "dbias")]
+    weights = [np.abs(expected[name]).max(initial=0) for name in WEIGHTS if name in expected]
     for promise, names in (("forward", FORWARD_RESULTS), ("backward", BACKWARD_RESULTS)):
         for name in names:
             if name in got:
                 # A float32 gradient that is one number may be the small difference of large ones.
-                alone = name in ("dW_x", "dW_h", "dbias") and got[name].size == 1 and got[name].itemsize == 4
+                alone = name in WEIGHTS and got[name].size == 1 and got[name].itemsize == 4
                 assert_close(got[name], expected[name], promise, name, max(weights) if alone else None)
 
 
+# ---------------------------------------------------------------------------------------------- the options
+
+# As the constructor takes them, but for `proj_size`, which is a share of the hidden units, and for "drawn":
+# False, which asks for the expectation of zoneout.  `resets` are no option, and drawn by themselves.
+SPECS = {
+    "sigmoid": "sigmoid",
+    "tanh": "tanh",
+    "relu": "relu",
+    "hard_sigmoid": ("hard_sigmoid", {"alpha": 0.3}),
+    "softsign": "softsign",
+    "softplus": "softplus",
+    "elu": ("elu", {"alpha": 0.7}),
+    "leaky_relu": ("leaky_relu", {"alpha": 0.1}),
+    "thresholded_relu": ("thresholded_relu", {"alpha": 0.2}),
+    "scaled_tanh": ("scaled_tanh", {"alpha": 1.2, "beta": 0.7}),
+    "affine": ("affine", {"alpha": 0.3, "beta": 0.4}),
+    "identity": "identity",
+}
+CORNERS = {"relu", "elu", "leaky_relu", "thresholded_relu"}  # at 0, the last one at alpha
+ZEROS = CORNERS | {"hard_sigmoid"}  # what may be exactly 0, or has a corner there
+# Every activation in every place once, and nowhere two that would make a corner of an exact 0.
+ACTIVATIONS = {
+    f"{gates}, {candidate}, {cell}": {"activations": (SPECS[gates], SPECS[candidate], SPECS[cell])}
+    for gates, candidate, cell in (
+        ("relu", "tanh", "sigmoid"),
+        ("hard_sigmoid", "softsign", "scaled_tanh"),
+        ("softsign", "identity", "relu"),
+        ("softplus", "hard_sigmoid", "tanh"),
+        ("elu", "scaled_tanh", "softsign"),
+        ("leaky_relu", "sigmoid", "softplus"),
+        ("thresholded_relu", "affine", "identity"),
+        ("scaled_tanh", "softplus", "hard_sigmoid"),
+        ("affine", "relu", "affine"),
+        ("identity", "sigmoid", "elu"),
+        ("tanh", "leaky_relu", "tanh"),
+        ("sigmoid", "thresholded_relu", "sigmoid"),
+        ("sigmoid", "elu", "tanh"),
+        ("sigmoid", "sigmoid", "leaky_relu"),
+        ("sigmoid", "sigmoid", "thresholded_relu"),
+    )
+}
+OPTIONS = {
+    "peepholes": {"peepholes": True},
+    "projection": {"proj_size": 0.6},
+    "coupled": {"coupled": True},
+    "gate clip": {"gate_clip": 0.7},
+    "cell clip": {"cell_clip": 0.6},
+    "layer norm": {"layer_norm": True},
+    "recurrent dropout": {"recurrent_dropout": 0.4},
+    "zoneout": {"zoneout": (0.3, 0.4)},
+    "zoneout of h": {"zoneout": (0.3, 0.0)},
+    "zoneout of c": {"zoneout": (0.0, 0.4)},
+    "expected zoneout": {"zoneout": (0.3, 0.4), "drawn": False},
+}
+# All of them, twice, since coupled gates and a layer norm do not go together; none has a corner.
+TOGETHER = {
+    "all but coupled": {
+        "activations": ("softsign", SPECS["scaled_tanh"], "softsign"), "peepholes": True, "proj_size": 0.6,
+        "layer_norm": True, "recurrent_dropout": 0.4, "zoneout": (0.3, 0.4),
+    },
+    "all but layer norm": {
+        "activations": ("sigmoid", "softsign", SPECS["scaled_tanh"]), "peepholes": True, "proj_size": 0.6,
+        "coupled": True, "recurrent_dropout": 0.4, "zoneout": (0.3, 0.4), "drawn": False,
+    },
+}  # fmt: skip
+
+
+def random_options(pick):
+    """Make any combination of all options; `pick` chooses one of a sequence."""
+    gates, candidate, cell = (pick([*SPECS]) for _ in range(3))
+    if {gates, candidate} & ZEROS and cell in ZEROS:
+        cell = "tanh"
+    options = {
+        "activations": (SPECS[gates], SPECS[candidate], SPECS[cell]),
+        "peepholes": pick([False, True]),
+        "proj_size": pick([0, 0.6]),
+        "layer_norm": pick([False, True]),
+        "gate_clip": pick([None, 0.7, 2.0]),
+        "cell_clip": pick([None, 0.6]),
+        "recurrent_dropout": pick([0.0, 0.4]),
+        "zoneout": (pick([0.0, 0.3]), pick([0.0, 0.4])),
+        "drawn": pick([True, False]),
+    }
+    options["coupled"] = pick([False, True]) and not options["layer_norm"]
+    if options["coupled"] and gates in ZEROS:  # f is 1 where i is 0, so that a cell stays on its clip
+        options["cell_clip"] = None
+    return options
+
+
+def options_of_seed(seed):
+    """Return a random combination of options."""
+    rng = np.random.default_rng(seed)
+    return random_options(lambda values: values[rng.integers(len(values))])
+
+
+any_options = st.composite(lambda draw: random_options(lambda values: draw(st.sampled_from(values))))
+
+
+def as_arguments(options, H):
+    """Return the arguments of an LSTM of H units for some options; outside `forward` nothing is drawn."""
+    arguments = {name: value for name, value in options.items() if name != "drawn"}
+    return arguments | {"proj_size": int(arguments.get("proj_size", 0) * H)}
+
+
+def distance_to_corners(case):
+    """Return how near the definition comes to where a function has no derivative, nor perhaps a limit."""
+    nearest = [np.inf]
+    clip, activate = reference._clip, reference._activate
+
+    def noted_clip(x, low, high):
+        nearest.extend(np.abs(x.real - end).min(initial=np.inf) for end in (low, high))
+        return clip(x, low, high)
+
+    def noted_activate(activation, x, *limit):
+        if activation.name in CORNERS:
+            corner = activation.alpha if activation.name == "thresholded_relu" else 0
+            nearest.append(np.abs(x.real - corner).min(initial=np.inf))
+        return activate(activation, x, *limit)
+
+    with mock.patch.multiple(reference, _clip=noted_clip, _activate=noted_activate):
+        run_forward(reference, case, tape=False)
+    return min(nearest)
+
+
 # ----------------------------------------------------------- one layer in one direction, for the kernels
+
+
+NO_MASKS = cells.Masks()
 
 
 @dataclass(frozen=True)
@@ -219,6 +354,14 @@ class Case:
     dy: np.ndarray
     dh_n: np.ndarray
     dc_n: np.ndarray
+    options: cells.Options | None = None
+    peepholes: np.ndarray | None = None
+    W_r: np.ndarray | None = None
+    norm_x: np.ndarray | None = None
+    norm_h: np.ndarray | None = None
+    norm_c: np.ndarray | None = None
+    resets: np.ndarray | None = None
+    masks: cells.Masks = NO_MASKS
 
     @property
     def dtype(self):
@@ -227,12 +370,18 @@ class Case:
     @property
     def sizes(self):
         """T, B, I, H."""
-        return (*self.x.shape, len(self.W_h))
+        return (*self.x.shape, self.cell.hidden_size)
+
+    @property
+    def weights(self):
+        """Names of the arrays of the cell."""
+        extras = (name for name in EXTRAS if getattr(self, name) is not None)
+        return ("W_x", "W_h", "bias", *extras)
 
     @property
     def inputs(self):
         """Names of the arrays that have a derivative."""
-        return ("x", "W_x", "W_h", "bias", *(f"{name}_0" for name in self.kind.states))
+        return ("x", *self.weights, *(f"{name}_0" for name in self.kind.states))
 
     @property
     def is_real(self):
@@ -241,29 +390,69 @@ class Case:
 
     @property
     def cell(self):
-        return cells.Cell(self.kind, locked(self.W_x), locked(self.W_h), locked(self.bias))
+        return self.cell_of({name: locked(getattr(self, name)) for name in self.weights})
+
+    def cell_of(self, arrays):
+        """Return a cell on other arrays."""
+        return cells.Cell(self.kind, options=self.options, **arrays)
 
     @property
     def schedule(self):
-        return cells.Schedule(locked(self.lengths), self.reverse)
+        resets = None if self.resets is None else locked(self.resets)
+        return cells.Schedule(locked(self.lengths), self.reverse, resets)
 
     def state(self, pattern):
         """Return the arrays of a state by a pattern for their names, such as "{}_0", read-only."""
         return tuple(locked(getattr(self, pattern.format(name))) for name in self.kind.states)
 
     def astype(self, dtype):
-        names = [f.name for f in fields(self) if f.name not in ("kind", "lengths", "reverse")]
-        return replace(self, **{name: getattr(self, name).astype(dtype) for name in names})
+        arrays = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("lengths", "resets")}
+        arrays = {name: value for name, value in arrays.items() if isinstance(value, np.ndarray)}
+        masks = self.map_masks(lambda mask: mask.astype(dtype))
+        return replace(self, masks=masks, **{name: value.astype(dtype) for name, value in arrays.items()})
+
+    def map_masks(self, change):
+        """Return changed masks, of which those whose steps are alike stay so."""
+        return cells.Masks(*(
+            mask if mask is None
+            else np.broadcast_to(change(mask[0]), mask.shape) if len(mask) and not mask.strides[0]
+            else change(mask)
+            for mask in self.masks
+        ))  # fmt: skip
 
 
-def make_case(T, B, I, H, dtype="float64", *, kind="lstm", reverse=False, lengths=None, seed=0):  # noqa: E741
+def make_case(
+    T,
+    B,
+    I,  # noqa: E741
+    H,
+    dtype="float64",
+    *,
+    kind="lstm",
+    reverse=False,
+    lengths=None,
+    seed=0,
+    options=None,
+    resets=None,
+):
     """Draw a case; `lengths` is None for full rows, "ragged" for random ones with 0 and T, or an array.
 
-    Padding of x and dy is NaN, so that whatever reads it shows.
+    `options` are like those of `OPTIONS`, `resets` are "random" or an array (T, B).  Padding of x and dy is
+    NaN, so that whatever reads it shows.  A case that comes close to a corner is drawn again.
     """
+    for again in range(100):
+        case = _draw_case(T, B, I, H, kind, reverse, lengths, [seed, T, B, I, H, *[again] * (again > 0)])
+        case = _with_options(case, options or {}, resets, np.random.default_rng([seed, again]))
+        # Far beyond any rounding.
+        if case.options is None or distance_to_corners(case) > 1e-4:
+            return case.astype(dtype)
+    raise AssertionError(f"expected a case away from every corner, got none for {options}")
+
+
+def _draw_case(T, B, I, H, kind, reverse, lengths, seed):  # noqa: E741
     kind = KINDS[kind]
     G = len(kind.gates)
-    rng = np.random.default_rng([seed, T, B, I, H])
+    rng = np.random.default_rng(seed)
     scale = 1.5 / np.sqrt(H)
     if lengths is None:
         lengths = np.full(B, T)
@@ -286,7 +475,79 @@ def make_case(T, B, I, H, dtype="float64", *, kind="lstm", reverse=False, length
     )
     case.x[~case.is_real] = np.nan
     case.dy[~case.is_real] = np.nan
-    return case.astype(dtype)
+    return case
+
+
+def _with_options(case, options, resets, rng):
+    """Return a case with arrays, masks and resets added, and h cut to the numbers of a projection."""
+    T, B, _, H = case.sizes
+    R = max(1, int(options["proj_size"] * H)) if options.get("proj_size") else H
+    new = {}
+    if isinstance(resets, str):
+        new["resets"] = rng.random((T, B)) < 0.3
+    elif resets is not None:
+        new["resets"] = np.asarray(resets, bool)
+    if options.get("drawn", True):
+        new["masks"] = _draw_masks(options, T, B, R, H, rng, alike="resets" not in new)
+    if options.get("peepholes"):
+        new["peepholes"] = rng.uniform(-1, 1, (3, H))
+    if R != H or options.get("proj_size"):
+        new["W_r"] = rng.uniform(-1.5, 1.5, (H, R)) / np.sqrt(H)
+        new |= {name: getattr(case, name)[..., :R].copy() for name in ("h_0", "dy", "dh_n")}
+        new["W_h"] = case.W_h[:R] * np.sqrt(H / R)
+    if options.get("layer_norm"):
+        new |= {name: rng.uniform(0.5, 1.5, 4 * H) for name in ("norm_x", "norm_h")}
+        new["norm_c"] = np.stack([rng.uniform(0.5, 1.5, H), rng.uniform(-1, 1, H)])
+    names = ("activations", "gate_clip", "cell_clip", "coupled", "zoneout")
+    given = clstm.LSTM(1, 2, **{name: options[name] for name in names if name in options}).cells[0].options
+    if given is not None or new.keys() & {*EXTRAS}:
+        new["options"] = given or cells.Options()
+    return replace(case, **new)
+
+
+def _draw_masks(options, T, B, R, H, rng, alike):
+    """Draw what training would; recurrent dropout anew for each step, or once if all steps are alike."""
+
+    def ones(p, *shape):
+        return (rng.random(shape) < p).astype(float)
+
+    p, (p_h, p_c) = options.get("recurrent_dropout", 0), options.get("zoneout", (0, 0))
+    recurrent = ones(1 - p, *(() if alike else (T,)), B, R)
+    if options.get("layer_norm"):  # N of one number times W_h hardly depends on it: rounding is all there is
+        recurrent[..., :2] = 1
+    return cells.Masks(
+        np.broadcast_to(recurrent / (1 - p), (T, B, R)) if p else None,
+        ones(p_h, T, B, R) if p_h else None,
+        ones(p_c, T, B, H) if p_c else None,
+    )
+
+
+def case_of_any_options(data, options, *, least_rows=0, most=(5, 3, 3, 5), dtype="float64"):
+    """Draw a case of any sizes, lengths, resets and direction.
+
+    A layer norm of x W_x with one input, or of h W_h with one number of h, hardly depends on it: there is
+    nothing left of its derivative but the small difference of large numbers.
+    """
+    lowest = (0, least_rows, *((2, 4) if options["layer_norm"] else (1, 1)))
+    T, B, I, H = (data.draw(st.integers(*ends)) for ends in zip(lowest, most, strict=True))  # noqa: E741
+    lengths = data.draw(st.lists(st.integers(0, T), min_size=B, max_size=B))
+    resets, reverse = data.draw(st.sampled_from([None, "random"])), data.draw(st.booleans())
+    with np.errstate(all="ignore"):  # gates that are not bounded may let a cell grow beyond every float
+        case = make_case(T, B, I, H, dtype, reverse=reverse, lengths=lengths, options=options, resets=resets)
+        assume(is_well_conditioned(case))
+    return case
+
+
+def is_well_conditioned(case):
+    """Whether the definition itself keeps well within what is promised when it is run in the case's dtype."""
+    got, expected = run(reference, case), run(reference, case.astype("float64"))
+    names = [name for name in (*FORWARD_RESULTS, *BACKWARD_RESULTS) if name in got and got[name].size]
+    for name in names:
+        promise = "forward" if name in FORWARD_RESULTS else "backward"
+        tolerance, scale = TOLERANCES[promise][got[name].dtype.name] / 8, np.abs(expected[name]).max()
+        if not np.isfinite(scale) or not np.abs(got[name] - expected[name]).max() <= tolerance * scale:
+            return False
+    return True
 
 
 def locked(array):
@@ -305,35 +566,34 @@ def run_forward(functions, case, *, tape=True, strided=False):
 
     With `strided`, y is the middle third of a wider array, as in a bidirectional layer; the rest must stay.
     """
-    T, B, _, H = case.sizes
-    G = len(case.kind.gates)
-    wide = np.full((T, B, 3 * H), np.nan, case.dtype)
-    results = {"y": wide[:, :, H : 2 * H] if strided else np.full((T, B, H), np.nan, case.dtype)}
-    if tape and G > 1:
-        results["gates"] = np.full((T, B, G * H), np.nan, case.dtype)
-    if tape and "c" in case.kind.states:
-        results["c"] = np.full((T, B, H), np.nan, case.dtype)
-    left = cells.CellTape(**results)
-    results |= {f"{name}_n": nan_like(case.h_0) for name in case.kind.states}
+    T, B, R = case.dy.shape
+    wide = np.full((T, B, 3 * R), np.nan, case.dtype)
+    y = wide[:, :, R : 2 * R] if strided else np.full((T, B, R), np.nan, case.dtype)
+    masks = case.map_masks(locked)
+    left = cells.CellTape(y, masks=masks)
+    if tape:
+        left = cells.new_tape(case.cell, y, lambda shape, dtype: np.full(shape, np.nan, dtype), masks)
+    results = {name: part for name, part in zip(left._fields[:5], left, strict=False) if part is not None}
+    results |= {f"{name}_n": nan_like(getattr(case, f"{name}_0")) for name in case.kind.states}
     final = tuple(results[f"{name}_n"] for name in case.kind.states)
     functions.forward(case.cell, locked(case.x), case.state("{}_0"), case.schedule, left, final)
-    assert np.isnan(wide[:, :, :H]).all()
-    assert np.isnan(wide[:, :, 2 * H :]).all()
+    assert np.isnan(wide[:, :, :R]).all()
+    assert np.isnan(wide[:, :, 2 * R :]).all()
     return results
 
 
 def run_backward(functions, case, tape, *, strided=False, out=None):
     """Run backward on the result of `run_forward`, into arrays full of NaN, or into `out`."""
-    H = len(case.W_h)
-    left = {name: locked(tape[name]) for name in ("y", "gates", "c") if name in tape}
+    left = {name: locked(tape[name]) for name in cells.CellTape._fields if name in tape}
     dy = locked(case.dy)
     if strided:
-        rest = nan_like(dy)
-        left["y"], dy = (np.concatenate([rest, v, rest], axis=2)[:, :, H : 2 * H] for v in (left["y"], dy))
+        rest, R = nan_like(dy), dy.shape[2]
+        left["y"], dy = (np.concatenate([rest, v, rest], axis=2)[:, :, R : 2 * R] for v in (left["y"], dy))
     out = out or {"d" + name: nan_like(getattr(case, name)) for name in case.inputs}
     functions.backward(
-        case.cell, locked(case.x), case.state("{}_0"), case.schedule, cells.CellTape(**left),
-        dy, case.state("d{}_n"), out["dx"], cells.Cell(case.kind, out["dW_x"], out["dW_h"], out["dbias"]),
+        case.cell, locked(case.x), case.state("{}_0"), case.schedule,
+        cells.CellTape(**left, masks=case.map_masks(locked)), dy, case.state("d{}_n"), out["dx"],
+        case.cell_of({name: out["d" + name] for name in case.weights}),
         tuple(out[f"d{name}_0"] for name in case.kind.states),
     )  # fmt: skip
     return out
@@ -346,9 +606,15 @@ def run(functions, case, *, strided=False):
 
 
 @cache
-def case_and_expected(T, B, I, H, dtype, reverse, ragged, kind="lstm"):  # noqa: E741
-    """Draw a case and run the definition on it in float64; tests share both, which are not to be changed."""
-    case = make_case(T, B, I, H, dtype, kind=kind, reverse=reverse, lengths="ragged" if ragged else None)
+def case_and_expected(T, B, I, H, dtype, reverse, ragged, kind="lstm", option=None, resets=None):  # noqa: E741
+    """Draw a case and run the definition on it in float64; tests share both, which are not to be changed.
+
+    `option` is one of the names of `OPTIONS`, `ACTIVATIONS` and `TOGETHER`.
+    """
+    case = make_case(
+        T, B, I, H, dtype, kind=kind, reverse=reverse, lengths="ragged" if ragged else None, resets=resets,
+        options=None if option is None else (OPTIONS | ACTIVATIONS | TOGETHER)[option],
+    )  # fmt: skip
     return case, run(reference, case.astype("float64"))
 
 
@@ -380,7 +646,11 @@ def complex_step_gradients(case, loss_of=definition_loss, names=None):
 
 def assert_gradients_are_complex_step_derivatives(functions, case):
     """Compare every gradient of float64 functions with the complex-step derivative of the definition."""
-    got, expected = run(functions, case), complex_step_gradients(case)
+    assert_derivatives_close(run(functions, case), complex_step_gradients(case))
+
+
+def assert_derivatives_close(got, expected):
+    """Compare the gradients that `run` returns with complex-step derivatives."""
     for name, value in expected.items():
         assert_close(got[name], value, "complex step", name)
 
@@ -388,7 +658,7 @@ def assert_gradients_are_complex_step_derivatives(functions, case):
 # ------------------------------------------------------------------------------------- the class as a whole
 
 
-def oracle_step(kind, z, state):
+def oracle_step(kind, z, state, peepholes, projection):
     """Return the state of one row after a step with the pre-activations z."""
 
     def s(v):
@@ -397,11 +667,12 @@ def oracle_step(kind, z, state):
     if kind == "rnn":
         return (np.tanh(z),)
     i, f, g, o = np.split(z, 4)
-    c = s(f) * state[1] + s(i) * np.tanh(g)
-    return s(o) * np.tanh(c), c
+    p_i, p_f, p_o = peepholes
+    c = s(f + p_f * state[1]) * state[1] + s(i + p_i * state[1]) * np.tanh(g)
+    return projection @ (s(o + p_o * c) * np.tanh(c)), c
 
 
-def oracle(kind, params, num_layers, bidirectional, x, state, lengths, masks=None):
+def oracle(kind, params, num_layers, bidirectional, x, state, lengths, masks=None, resets=None):
     """Run stacked layers row by row and step by step, from the named parameters; arrays may be complex.
 
     Written apart from `clstm.reference`, in PyTorch's layout.  `state` is a tuple of arrays (layers *
@@ -414,14 +685,20 @@ def oracle(kind, params, num_layers, bidirectional, x, state, lengths, masks=Non
         x = x if masks is None or masks[k] is None else x * masks[k]
         for d, suffix in enumerate(("", "_reverse") if bidirectional else ("",)):
             W, R = params[f"weight_ih_l{k}{suffix}"], params[f"weight_hh_l{k}{suffix}"]
+            H = len(W) // (4 if kind == "lstm" else 1)
             b = params.get(f"bias_l{k}{suffix}", np.zeros(len(W)))
+            peepholes = params.get(f"weight_peephole_l{k}{suffix}", np.zeros((3, H)))
+            projection = params.get(f"weight_hr_l{k}{suffix}", np.eye(H))
             n = k * (1 + bidirectional) + d
-            y = np.zeros((T, B, R.shape[1]), np.result_type(x, W, R, b, *state))
+            y = np.zeros((T, B, R.shape[1]), np.result_type(x, *params.values(), *state))
             for row in range(B):
                 steps = range(lengths[row])
                 now = tuple(part[n, row] for part in state)
                 for t in reversed(steps) if d else steps:
-                    now = oracle_step(kind, W @ x[t, row] + R @ now[0] + b, now)
+                    first = t + 1 if d else t  # of an episode, if the step before was in another one
+                    if resets is not None and first < lengths[row] and resets[first, row]:
+                        now = tuple(np.zeros_like(part) for part in now)
+                    now = oracle_step(kind, W @ x[t, row] + R @ now[0] + b, now, peepholes, projection)
                     y[t, row] = now[0]
                 for part, value in zip(final, now, strict=True):
                     part[n, row] = value
@@ -436,24 +713,25 @@ def as_tuple(state):
 
 
 def draw_inputs(layer, T, B, *, seed=0, ragged=False):
-    """Draw x (T, B, I), state, lengths, dy and dstate for a time-major layer; padding is NaN."""
+    """Draw x (T, B, I), state, lengths, dy, dstate and resets for a time-major layer; padding is NaN."""
     rng = np.random.default_rng([seed, T, B])
-    LD, H = layer.num_layers * layer.num_directions, layer.hidden_size
+    LD, R = layer.num_layers * layer.num_directions, layer.output_size
+    sizes = (R, layer.hidden_size)[: len(layer.kind.states)]
     lengths = np.full(B, T)
     if ragged:
         lengths = rng.integers(0, T + 1, B)
         lengths[rng.permutation(B)[:2]] = (T, 0)[:B]
     x, dy = (
         rng.standard_normal((T, B, layer.input_size)),
-        rng.standard_normal((T, B, layer.num_directions * H)),
+        rng.standard_normal((T, B, layer.num_directions * R)),
     )
     padding = np.arange(T)[:, None] >= lengths
     x[padding] = dy[padding] = np.nan
-    states = (tuple(rng.uniform(-1, 1, (2, LD, B, H)).astype(layer.dtype)) for _ in range(2))
-    state, dstate = (pair if isinstance(layer, clstm.LSTM) else pair[0] for pair in states)
+    states = (tuple(rng.uniform(-1, 1, (LD, B, n)).astype(layer.dtype) for n in sizes) for _ in range(2))
+    state, dstate = (parts if len(parts) > 1 else parts[0] for parts in states)
     return SimpleNamespace(
         x=x.astype(layer.dtype), dy=dy.astype(layer.dtype), state=state, dstate=dstate, lengths=lengths,
-        is_real=~padding,
+        is_real=~padding, resets=rng.random((T, B)) < 0.3,
     )  # fmt: skip
 
 

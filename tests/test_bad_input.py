@@ -9,7 +9,7 @@ import pytest
 from conftest import LAYERS, assert_same_bits, build_layer, build_lstm, draw_inputs, unchanged
 
 import clstm
-from clstm import _check
+from clstm import _check, cells
 
 I, H, T, B = 3, 5, 4, 2  # noqa: E741
 x, h = np.zeros((T, B, I)), np.zeros((2, B, H))
@@ -146,6 +146,40 @@ LENGTHS = [
 @pytest.mark.parametrize(("value", "error", "message"), LENGTHS, ids=[message for _, _, message in LENGTHS])
 def test_lengths_out_of_range_or_of_another_count_or_kind(kind, value, error, message, call, backend):
     refuses(make(kind, backend=backend), lambda layer: getattr(layer, call)(x, lengths=value), error, message)
+
+
+RESETS = [
+    (np.zeros((T, B)), TypeError, "resets: expected booleans, got dtype float64"),
+    (np.zeros((T, B), int), TypeError, "resets: expected booleans, got dtype int64"),
+    ([[0, 1]] * T, TypeError, "resets: expected booleans, got dtype int64"),
+    ("text", TypeError, "resets: expected booleans, got dtype <U4"),
+    ([[True, None]] * T, TypeError, "resets: expected booleans, got dtype object"),
+    (
+        [[True], [True, False]],
+        ValueError,
+        "resets: expected an array of booleans, got rows of different lengths",
+    ),
+    (True, ValueError, "resets: expected shape (4, 2), got ()"),
+    (np.ones((B, T), bool), ValueError, "resets: expected shape (4, 2), got (2, 4)"),
+    (np.ones(T, bool), ValueError, "resets: expected shape (4, 2), got (4,)"),
+    (np.zeros((T, B, 1), bool), ValueError, "resets: expected shape (4, 2), got (4, 2, 1)"),
+    (np.zeros((T + 1, B), bool), ValueError, "resets: expected shape (4, 2), got (5, 2)"),
+]
+
+
+@pytest.mark.parametrize("call", ["__call__", "forward", "trace"])
+@pytest.mark.parametrize(("value", "error", "message"), RESETS, ids=[message for _, _, message in RESETS])
+def test_resets_of_another_shape_or_kind(kind, value, error, message, call, backend):
+    refuses(make(kind, backend=backend), lambda layer: getattr(layer, call)(x, resets=value), error, message)
+
+
+def test_resets_of_another_shape_for_other_layouts(kind, backend):
+    layer = make(kind, backend=backend, batch_first=True)
+    turned = x.swapaxes(0, 1)
+    message = "resets: expected shape (2, 4), got (4, 2)"
+    refuses(layer, lambda layer: layer(turned, resets=np.ones((T, B), bool)), ValueError, message)
+    message = "resets: expected shape (4,), got (4, 1)"
+    refuses(layer, lambda layer: layer(x[:, 0], resets=np.ones((T, 1), bool)), ValueError, message)
 
 
 DY = "dy: expected shape (4, 2, 5), got "
@@ -320,6 +354,159 @@ def test_forget_bias_is_none_or_a_number_of_an_lstm_with_biases(arguments, error
         clstm.LSTM(I, H, **arguments)
     with pytest.raises(TypeError, match="forget_bias"):
         clstm.RNN(I, H, **arguments)
+
+
+NAMES = ", ".join(map(repr, cells.ACTIVATIONS))
+OPTIONS = [
+    ({"proj_size": -1}, ValueError, "proj_size: expected at least 0, got -1"),
+    ({"proj_size": 2.0}, TypeError, "proj_size: expected an integer, got 2.0"),
+    ({"proj_size": True}, TypeError, "proj_size: expected an integer, got True"),
+    ({"proj_size": 5}, ValueError, "proj_size: expected less than hidden_size, 5, got 5"),
+    ({"proj_size": 6}, ValueError, "proj_size: expected less than hidden_size, 5, got 6"),
+    ({"peepholes": 1}, TypeError, "peepholes: expected True or False, got 1"),
+    ({"coupled": "yes"}, TypeError, "coupled: expected True or False, got 'yes'"),
+    ({"layer_norm": None}, TypeError, "layer_norm: expected True or False, got None"),
+    ({"gate_clip": 0.0}, ValueError, "gate_clip: expected a number above 0, got 0.0"),
+    ({"gate_clip": -1}, ValueError, "gate_clip: expected a number above 0, got -1"),
+    ({"gate_clip": float("inf")}, ValueError, "gate_clip: expected a finite number, got inf"),
+    ({"cell_clip": 0}, ValueError, "cell_clip: expected a number above 0, got 0"),
+    ({"cell_clip": "3"}, TypeError, "cell_clip: expected a number, got '3'"),
+    ({"cell_clip": False}, TypeError, "cell_clip: expected a number, got False"),
+    ({"zoneout": 0.1}, ValueError, "zoneout: expected a pair (p_h, p_c), got 0.1"),
+    ({"zoneout": (0.1,)}, ValueError, "zoneout: expected a pair (p_h, p_c), got (0.1,)"),
+    ({"zoneout": (0.1, 1.0)}, ValueError, "zoneout[1]: expected a number in [0, 1), got 1.0"),
+    ({"zoneout": (-0.1, 0.0)}, ValueError, "zoneout[0]: expected a number in [0, 1), got -0.1"),
+    ({"zoneout": ("0", 0.0)}, TypeError, "zoneout[0]: expected a number, got '0'"),
+    (
+        {"activations": "tanh"}, ValueError,
+        "activations: expected three, (gates, candidate, cell), got 'tanh'",
+    ),
+    (
+        {"activations": ("tanh", "tanh")}, ValueError,
+        "activations: expected three, (gates, candidate, cell), got ('tanh', 'tanh')",
+    ),
+    (
+        {"activations": ("sigmoid", "swish", "tanh")}, ValueError,
+        f"activations[1]: expected one of {NAMES}, got 'swish'",
+    ),
+    (
+        {"activations": (np.tanh, "tanh", "tanh")}, ValueError,
+        "activations[0]: expected a pair (name, parameters), got <ufunc 'tanh'>",
+    ),
+    (
+        {"activations": ("sigmoid", "tanh", ("tanh", {"alpha": 1.0}))}, ValueError,
+        "activations[2]: expected no parameters for tanh, got {'alpha': 1.0}",
+    ),
+    (
+        {"activations": (("hard_sigmoid", {"gamma": 1.0}), "tanh", "tanh")}, ValueError,
+        "activations[0]: expected a dict with some of alpha, beta for hard_sigmoid, got {'gamma': 1.0}",
+    ),
+    (
+        {"activations": (("elu", 0.5), "tanh", "tanh")}, ValueError,
+        "activations[0]: expected a dict with some of alpha for elu, got 0.5",
+    ),
+    (
+        {"activations": (("elu", {"alpha": "1"}), "tanh", "tanh")}, TypeError,
+        "activations[0]['alpha']: expected a number, got '1'",
+    ),
+    (
+        {"activations": (("elu", {"alpha": float("nan")}), "tanh", "tanh")}, ValueError,
+        "activations[0]['alpha']: expected a finite number, got nan",
+    ),
+    (
+        {"coupled": True, "layer_norm": True}, ValueError,
+        "coupled: expected False with layer_norm=True, which would normalise the pre-activations of a forget "
+        "gate that nobody reads, got True",
+    ),
+    (
+        {"coupled": True, "forget_bias": 1.0}, ValueError,
+        "forget_bias: expected None with coupled=True, where f = 1 - i, got 1.0",
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"), OPTIONS, ids=[message for _, _, message in OPTIONS]
+)
+def test_options_that_are_wrong_or_make_no_sense_together(arguments, error, message):
+    with pytest.raises(error, match=exactly(message)):
+        clstm.LSTM(I, H, **arguments)
+    sizes = {"input_size": I, "hidden_size": H}
+    flat = np.zeros(clstm.LSTM(I, H).flat_params.size)
+    with pytest.raises(error, match=exactly(message)):
+        clstm.LSTM.from_params(flat, **sizes | arguments)
+
+
+DROPOUTS = [
+    (1.0, ValueError, "expected a number in [0, 1), got 1.0"),
+    (-0.1, ValueError, "expected a number in [0, 1), got -0.1"),
+    (float("nan"), ValueError, "expected a finite number, got nan"),
+    (None, TypeError, "expected a number, got None"),
+    ((0.1, 0.1), TypeError, "expected a number, got (0.1, 0.1)"),
+]
+
+
+@pytest.mark.parametrize("name", ["dropout", "input_dropout", "recurrent_dropout"])
+@pytest.mark.parametrize(("value", "error", "message"), DROPOUTS)
+def test_probabilities_that_are_none_are_refused_when_made_and_when_set(kind, name, value, error, message):
+    with pytest.raises(error, match=exactly(f"{name}: {message}")):
+        LAYERS[kind](I, H, **{name: value})
+    refuses(make(kind), lambda layer: setattr(layer, name, value), error, f"{name}: {message}")
+
+
+def test_zoneout_that_is_no_pair_is_refused_when_set():
+    for arguments, error, message in OPTIONS:
+        if "zoneout" in arguments:
+            value = arguments["zoneout"]
+            refuses(make("lstm"), lambda layer, v=value: setattr(layer, "zoneout", v), error, message)
+
+
+OF_AN_LSTM = {
+    "forget_bias": (1.0, "a plain RNN has no forget gate"),
+    "peepholes": (True, "a plain RNN has no cell that gates could see"),
+    "coupled": (True, "a plain RNN has no gates that could be coupled"),
+    "cell_clip": (1.0, "a plain RNN has no cell"),
+    "zoneout": ((0.1, 0.1), "a plain RNN is regularised by `recurrent_dropout`"),
+    "proj_size": (2, "a plain RNN is here to compare with, as h_t = tanh(z)"),
+    "activations": (("tanh",) * 3, "a plain RNN is here to compare with, as h_t = tanh(z)"),
+    "gate_clip": (1.0, "a plain RNN is here to compare with, as h_t = tanh(z)"),
+    "layer_norm": (True, "a plain RNN is here to compare with, as h_t = tanh(z)"),
+    "nonsense": (1, "nothing has one of this name"),
+}
+
+
+@pytest.mark.parametrize("name", OF_AN_LSTM)
+def test_an_rnn_refuses_the_options_of_an_lstm_with_a_reason(name):
+    value, reason = OF_AN_LSTM[name]
+    with pytest.raises(TypeError, match=exactly(f"{name}: expected no such argument for an RNN; {reason}")):
+        clstm.RNN(I, H, **{name: value})
+
+
+PARAMETERS = [  # of a state_dict, made from one with every option
+    ("weight_hr_l0", (3, 4), "params['weight_hr_l0']: expected shape (3, 5), got (3, 4)"),
+    ("weight_hh_l0", (20, 5), "params['weight_hh_l0']: expected shape (20, 3), got (20, 5)"),
+    ("weight_peephole_l0", (4, 5), "params['weight_peephole_l0']: expected shape (3, 5), got (4, 5)"),
+    ("layer_norm_x_l0", (5,), "params['layer_norm_x_l0']: expected shape (20,), got (5,)"),
+    ("layer_norm_c_l0", (5,), "params['layer_norm_c_l0']: expected shape (2, 5), got (5,)"),
+]
+
+
+@pytest.mark.parametrize(("name", "shape", "message"), PARAMETERS)
+def test_arrays_of_options_of_another_shape(name, shape, message):
+    lstm = build_lstm(I, H, proj_size=3, peepholes=True, layer_norm=True)
+    changed = lstm.state_dict() | {name: np.zeros(shape)}
+    with pytest.raises(ValueError, match=exactly(message)):
+        clstm.LSTM.from_params(changed)
+    as_loaded = message.replace("params", "state_dict")
+    refuses(lstm, lambda lstm: lstm.load_state_dict(changed), ValueError, as_loaded)
+
+
+@pytest.mark.parametrize("name", ["weight_hr_l0", "layer_norm_h_l0", "layer_norm_c_l0"])
+def test_arrays_of_options_that_are_missing(name):
+    state_dict = build_lstm(I, H, proj_size=3, peepholes=True, layer_norm=True).state_dict()
+    del state_dict[name]
+    with pytest.raises(ValueError, match=r"^params"):
+        clstm.LSTM.from_params(state_dict)
 
 
 def test_options_are_keywords(kind):

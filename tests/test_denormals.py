@@ -122,11 +122,11 @@ def long_tape(tape, T):
         return None if array is None else np.broadcast_to(array, (T, *array.shape[1:]))
 
     (layer,) = tape.layers
-    directions = tuple(cells.CellTape(*map(seen, direction)) for direction in layer.cells)
+    directions = tuple(cells.CellTape(*map(seen, direction[:5])) for direction in layer.cells)
     return replace(
         tape,
         layers=(layer._replace(x=seen(layer.x), cells=directions),),
-        lengths=np.full_like(tape.lengths, T),
+        schedule=tape.schedule._replace(lengths=np.full_like(tape.schedule.lengths, T)),
     )
 
 

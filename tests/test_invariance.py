@@ -16,10 +16,14 @@ from conftest import (
     DTYPES,
     FORWARD_RESULTS,
     KINDS,
+    TOGETHER,
+    any_options,
+    as_arguments,
     as_tuple,
     assert_results_close,
     assert_same_bits,
     build_layer,
+    case_of_any_options,
     draw_inputs,
     functions_of,
     make_case,
@@ -27,8 +31,10 @@ from conftest import (
     run_forward,
     threads,
 )
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from clstm import cells
 
 THREADS = (2, 3, 5)
 EACH_KIND = pytest.mark.parametrize("kind", KINDS)  # for hypothesis, which is given no fixture
@@ -66,8 +72,12 @@ def rows_of(case, rows):
     rows = np.asarray(rows, np.intp)
     T = case.lengths[rows].max(initial=0)
     sequences = {name: getattr(case, name)[:T, rows] for name in ("x", "dy")}
+    if case.resets is not None:
+        sequences["resets"] = case.resets[:T, rows]
+    masks = cells.Masks(*(None if mask is None else mask[:T, rows] for mask in case.masks))
     return replace(
         case,
+        masks=masks,
         **sequences,
         **{name: getattr(case, name)[rows] for name in ("h_0", "c_0", "lengths", "dh_n", "dc_n")},
     )
@@ -115,6 +125,16 @@ def test_each_row_alone_has_the_bits_of_the_batch(kind, build, dtype, name, reve
     assert_rows_same(functions, case, np.random.default_rng(0).permutation(B), whole)
 
 
+@settings(max_examples=40)
+@given(build=st.sampled_from(BUILDS), dtype=st.sampled_from(DTYPES), options=any_options(), data=st.data())
+def test_row_has_the_same_bits_in_any_batch_with_any_options(build, dtype, options, data):
+    case = case_of_any_options(data, options, least_rows=1, most=(5, 20, 5, 36), dtype=dtype)
+    B = len(case.lengths)
+    rows = data.draw(st.lists(st.integers(0, B - 1), min_size=1, max_size=2 * B))
+    functions = functions_of(build, dtype)
+    assert_rows_same(functions, case, rows, run_forward(functions, case))
+
+
 # --------------------------------------------------------------- one call, chunks, steps, streams, training
 
 
@@ -156,6 +176,53 @@ def test_one_call_has_the_bits_of_any_chunks(kind, build, dtype, B, I, H, num_la
             if way == "stream":
                 state = stream.state
         assert_same_bits(got, y[t - steps : t], way)
+    for value, wanted in zip(as_tuple(state), as_tuple(expected), strict=True):
+        assert_same_bits(value, wanted, "state")
+
+
+@EACH_KIND
+@settings(max_examples=30)
+@given(
+    build=st.sampled_from(BUILDS),
+    dtype=st.sampled_from(DTYPES),
+    B=st.integers(1, 6),
+    H=st.sampled_from([2, 8, 19, 33]),
+    options=any_options(),
+    chunks=st.lists(
+        st.tuples(st.integers(0, 6), st.sampled_from(["call", "trace", "step", "stream"])), max_size=5
+    ),
+)
+def test_one_call_with_options_and_resets_has_the_bits_of_any_chunks(
+    kind, build, dtype, B, H, options, chunks
+):
+    """Where nothing is drawn; a chunk that begins an episode is one that is reset at its first step."""
+    arguments = as_arguments(options, H) if kind == "lstm" else {}
+    layer = build_layer(kind, 3, H, 2, dtype=dtype, build=build, **arguments)
+    data = draw_inputs(layer, sum(steps for steps, _ in chunks), B)
+    y, expected = layer(data.x, data.state, resets=data.resets)
+    state, stream, t = data.state, layer.stream(B), 0
+    for steps, way in chunks:
+        own, t = slice(t, t + steps), t + steps
+        if way == "call":
+            got, state = layer(data.x[own], state, resets=data.resets[own])
+        elif way == "trace":
+            trace = layer.trace(data.x[own], state, resets=data.resets[own])
+            got = trace.h[-1]
+            if steps:
+                state = (trace.h[:, -1], trace.c[:, -1]) if kind == "lstm" else trace.h[:, -1]
+        else:
+            got, stream.state = np.empty_like(y[own]), state
+            for x_t, begins, h_t in zip(data.x[own], data.resets[own], got, strict=True):
+                if way == "step":
+                    parts = [part.copy() for part in as_tuple(state)]
+                    for part in parts:
+                        part[:, begins] = 0
+                    h_t[...], state = layer.step(x_t, tuple(parts) if kind == "lstm" else parts[0])
+                else:
+                    stream.reset(begins)
+                    stream.step(x_t, out=h_t)
+            state = stream.state if way == "stream" else state
+        assert_same_bits(got, y[own], way)
     for value, wanted in zip(as_tuple(state), as_tuple(expected), strict=True):
         assert_same_bits(value, wanted, "state")
 
@@ -238,6 +305,24 @@ def test_results_and_gradients_have_the_same_bits_on_any_number_of_threads(kind,
     with threads(1, build):
         expected = run(functions, case)
     for n in THREADS:
+        with threads(n, build):
+            got = run(functions, case)
+        for result, value in expected.items():
+            assert_same_bits(got[result], value, f"{result} on {n} threads")
+
+
+@pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
+@pytest.mark.parametrize("options", TOGETHER)
+@pytest.mark.parametrize("name", ["ragged rows", "units of some rows", "units of many rows"])
+def test_options_have_the_same_bits_on_any_number_of_threads(build, dtype, name, options, reverse):
+    sizes, lengths = SHARED["lstm"][name]
+    case = make_case(
+        *sizes, dtype, reverse=reverse, lengths=lengths, options=TOGETHER[options], resets="random"
+    )
+    functions = functions_of(build, dtype)
+    with threads(1, build):
+        expected = run(functions, case)
+    for n in (2, 5):
         with threads(n, build):
             got = run(functions, case)
         for result, value in expected.items():

@@ -8,15 +8,21 @@ import inspect
 import numpy as np
 import pytest
 from conftest import (
+    ACTIVATIONS,
+    BACKWARD_RESULTS,
     BUILDS,
     DTYPES,
     FORWARD_RESULTS,
     KINDS,
+    OPTIONS,
+    TOGETHER,
+    any_options,
     assert_close,
     assert_gradients_are_complex_step_derivatives,
     assert_results_close,
     assert_same_bits,
     case_and_expected,
+    case_of_any_options,
     complex_step_gradients,
     functions_of,
     load_build,
@@ -27,7 +33,7 @@ from conftest import (
     run_backward,
     run_forward,
 )
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clstm import _dispatch, cells, reference
@@ -274,6 +280,162 @@ def test_backward_overwrites_old_values(kind, implementation, dtype):
         assert_same_bits(value, expected[name], name)
 
 
+# -------------------------------------------------------------------------------------------------- options
+
+# T, B, I, H; those of a layer norm leave it two numbers at least, see `case_of_any_options`.
+OPTION_SIZES = [(5, 3, 2, 33), (1, 9, 3, 16), (4, 1, 7, 17), (3, 2, 5, 1), (2, 7, 2, 15), (1, 1, 1, 1)]
+NORM_SIZES = [(5, 3, 2, 33), (1, 9, 3, 16), (4, 1, 7, 17), (3, 2, 5, 7), (2, 7, 2, 15)]
+# Each with every direction and kind of row in turn, and with resets in every other case.
+ALONE = [
+    pytest.param(
+        name, sizes, bool(n % 2), bool(n // 2 % 2), "random" if n % 4 in (0, 3) else None,
+        id=f"{name}-{name_sizes(sizes)}",
+    )
+    for m, name in enumerate([*OPTIONS, *TOGETHER])
+    for n, sizes in enumerate(NORM_SIZES if "norm" in name or "all" in name else OPTION_SIZES, start=m)
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "sizes", "reverse", "ragged", "resets"), ALONE)
+def test_kernels_equal_the_definition_with_each_option(build, dtype, name, sizes, reverse, ragged, resets):
+    case, expected = case_and_expected(*sizes, dtype, reverse, ragged, "lstm", name, resets)
+    assert_results_close(run(functions_of(build, dtype), case, strided=reverse), expected)
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_kernels_equal_the_definition_with_each_activation_in_every_place(build, dtype, name):
+    for sizes in ((3, 2, 3, 17), (2, 1, 2, 8)):
+        case, expected = case_and_expected(*sizes, dtype, False, True, "lstm", name)
+        assert_results_close(run(functions_of(build, dtype), case), expected)
+
+
+@pytest.mark.parametrize(("reverse", "ragged"), ROWS)
+@pytest.mark.parametrize("sizes", [(7, 3, 2, 9), (30, 13, 4, 33), (5, 1, 1, 1)], ids=name_sizes)
+def test_kernels_equal_the_definition_with_resets(kind, build, dtype, sizes, reverse, ragged):
+    case, expected = case_and_expected(*sizes, dtype, reverse, ragged, kind, None, "random")
+    assert_results_close(run(functions_of(build, dtype), case), expected)
+
+
+@pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
+@pytest.mark.parametrize("resets", [None, "random"], ids=["one-episode", "resets"])
+def test_kernels_equal_the_definition_with_recurrent_dropout_of_an_rnn(build, dtype, reverse, resets):
+    case, expected = case_and_expected(5, 4, 3, 17, dtype, reverse, True, "rnn", "recurrent dropout", resets)
+    assert_results_close(run(functions_of(build, dtype), case), expected)
+
+
+@settings(max_examples=80)
+@given(
+    build=st.sampled_from(BUILDS),
+    dtype=st.sampled_from(DTYPES),
+    options=any_options(),
+    strided=st.booleans(),
+    data=st.data(),
+)
+def test_kernels_equal_the_definition_with_any_options_together(build, dtype, options, strided, data):
+    case = case_of_any_options(data, options, most=(5, 9, 6, 36), dtype=dtype)
+    got = run(functions_of(build, dtype), case, strided=strided)
+    assert_results_close(got, run(reference, case.astype("float64")))
+
+
+@pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
+@pytest.mark.parametrize("name", [*OPTIONS, *TOGETHER])
+def test_padding_is_never_read_nor_written_with_options(implementation, dtype, name, reverse):
+    """Nor are masks on padding, nor resets."""
+    options = (OPTIONS | TOGETHER)[name]
+    poisoned, clean = (
+        make_case(
+            6, 5, 3, 9, dtype, reverse=reverse, lengths=[0, 6, 3, 1, 5], options=options, resets="random"
+        )
+        for _ in range(2)
+    )
+    for case, value in ((poisoned, np.nan), (clean, 7)):
+        for array in (case.x, case.dy, *(mask for mask in case.masks if mask is not None)):
+            array[~case.is_real] = value
+        case.resets[~case.is_real] = value == 7
+    functions = functions_of(implementation, dtype)
+    got, expected = run(functions, poisoned), run(functions, clean)
+    for name in (*FORWARD_RESULTS, *BACKWARD_RESULTS):
+        if name in got:
+            assert np.isfinite(got[name]).all(), name
+            assert_same_bits(got[name], expected[name], name)
+    for name in ("gates", "c", "z", "norms"):
+        if name in got:
+            assert np.isnan(got[name][~poisoned.is_real]).all(), name
+            assert np.isfinite(got[name][poisoned.is_real]).all(), name
+
+
+@pytest.mark.parametrize("name", [*OPTIONS, *TOGETHER])
+def test_tapes_of_training_and_of_tracing_and_none_give_the_same_bits(implementation, dtype, name):
+    case, expected = case_and_expected(4, 3, 5, 17, dtype, False, True, "lstm", name, "random")
+    functions = functions_of(implementation, dtype)
+    with_tape, without = run_forward(functions, case), run_forward(functions, case, tape=False)
+    T, B, _, H = case.sizes
+    blank = [np.full((T, B, n), np.nan, dtype) for n in (case.dy.shape[2], 4 * H, H)]
+    traced = cells.CellTape(*blank, masks=case.masks)
+    final = tuple(map(nan_like, case.state("{}_0")))
+    functions.forward(case.cell, locked(case.x), case.state("{}_0"), case.schedule, traced, final)
+    for result in ("y", "h_n", "c_n"):
+        assert_same_bits(without[result], with_tape[result], result)
+    for result, value in zip(("y", "h_n", "c_n"), (traced.y, *final), strict=True):
+        assert_same_bits(value, with_tape[result], result)
+    assert_same_bits(traced.c, with_tape["c"])
+    if case.options is None:
+        assert_same_bits(traced.gates, with_tape["gates"])
+        return
+    assert_close(with_tape["z"][case.is_real], expected["z"][case.is_real], "forward", "z")
+    gates = cells.CellTape(*map(nan_like, traced[:3]), masks=case.astype("float64").masks)
+    gates = gates._replace(gates=np.full((T, B, 4 * H), np.nan))
+    exact = case.astype("float64")
+    blank = tuple(map(nan_like, exact.state("{}_0")))
+    reference.forward(exact.cell, exact.x, exact.state("{}_0"), exact.schedule, gates, blank)
+    assert_close(traced.gates[case.is_real], gates.gates[case.is_real], "forward", "gates")
+    assert np.isnan(traced.gates[~case.is_real]).all()
+
+
+@pytest.mark.parametrize("name", [*OPTIONS, *TOGETHER])
+def test_step_equals_forward_over_one_step_with_options(implementation, dtype, name):
+    options = (OPTIONS | TOGETHER)[name] | {"drawn": False}
+    for sizes in ((1, 3, 4, 17), (1, 1, 2, 4)):
+        case = make_case(*sizes, dtype, options=options)
+        expected = run_forward(reference, case.astype("float64"))
+        after = tuple(map(nan_like, case.state("{}_0")))
+        functions_of(implementation, dtype).step(case.cell, locked(case.x[0]), case.state("{}_0"), after)
+        for part, value in zip(case.kind.states, after, strict=True):
+            assert_close(value, expected[f"{part}_n"], "forward", part)
+
+
+@pytest.mark.parametrize("name", [*OPTIONS, *TOGETHER])
+@pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
+def test_nan_stays_in_its_own_row_and_episode_with_options(implementation, dtype, name, reverse):
+    functions = functions_of(implementation, dtype)
+    resets = np.zeros((6, 5), bool)
+    resets[3] = True
+    options = (OPTIONS | TOGETHER)[name]
+    clean = make_case(6, 5, 3, 17, dtype, reverse=reverse, options=options, resets=resets)
+    expected = run(functions, clean)
+    case = make_case(6, 5, 3, 17, dtype, reverse=reverse, options=options, resets=resets)
+    row, others, other_episode = 2, np.arange(5) != 2, slice(3, None) if not reverse else slice(None, 3)
+    case.x[4 if reverse else 1, row, 2] = np.nan
+    got = run(functions, case)
+    for result in ("y", "dx"):
+        assert_same_bits(got[result][:, others], expected[result][:, others], result)
+        assert_same_bits(got[result][other_episode, row], expected[result][other_episode, row], result)
+    for result in ("h_n", "c_n"):
+        assert_same_bits(got[result], expected[result], result)
+    assert np.isnan(got["y"][4 if reverse else 1, row]).any()
+
+
+def test_backward_overwrites_old_values_with_options(implementation, dtype):
+    for name in TOGETHER:
+        case, _ = case_and_expected(5, 3, 2, 17, dtype, False, True, "lstm", name, "random")
+        functions = functions_of(implementation, dtype)
+        tape = run_forward(functions, case)
+        expected = run_backward(functions, case, tape)
+        old = {result: np.full_like(value, 5) for result, value in expected.items()}
+        for result, value in run_backward(functions, case, tape, out=old).items():
+            assert_same_bits(value, expected[result], result)
+
+
 # -------------------------------------------------------------------------------------- the interface of both
 
 
@@ -305,6 +467,10 @@ def test_kernels_know_every_kind_of_cell_and_its_number_of_gates(build):
     assert {kind.name: len(kind.gates) for kind in kinds} == load_build(build).KINDS
 
 
+def test_kernels_know_every_activation_by_its_number(build):
+    assert {name: n for n, name in enumerate(cells.ACTIVATIONS)} == load_build(build).ACTIVATIONS
+
+
 def arguments_of(name, case):
     """Return what a function takes by name; what it writes to is full of NaN."""
     left = run_forward(reference, case)
@@ -314,7 +480,7 @@ def arguments_of(name, case):
         return {"cell": case.cell, "x": locked(case.x[0]), "state": state, "final": blank}
     given_ = {"cell": case.cell, "x": locked(case.x), "state": state, "schedule": case.schedule}
     if name == "forward":
-        tape = cells.CellTape(*(None if part is None else nan_like(part) for part in tape))
+        tape = cells.CellTape(*(None if part is None else nan_like(part) for part in tape[:5]))
         return given_ | {"tape": tape, "final": blank}
     dcell = cells.Cell(case.kind, *map(nan_like, (case.W_x, case.W_h, case.bias)))
     return given_ | {
@@ -367,3 +533,40 @@ def test_kernels_refuse_records_with_a_part_that_is_none(kind, build, dtype, nam
             for wrong in without_parts(record):
                 with pytest.raises((IndexError, TypeError, ValueError)):
                     function(**given_ | {argument: wrong})
+
+
+# --------------------------------------------------------------------------- numbers that are not finite
+
+
+@pytest.mark.parametrize("name", cells.ACTIVATIONS)
+def test_nan_reaches_the_gradients_that_it_reaches_in_the_definition(build, dtype, name):
+    case = make_case(3, 2, 3, 5, dtype, options={"activations": (name, name, "tanh")})
+    case.x[1, 0, 1] = np.nan
+    got, expected = (run(functions_of(which, dtype), case) for which in (build, "reference"))
+    assert np.isnan(expected["dx"]).any()
+    for result in expected.keys() & {*BACKWARD_RESULTS}:
+        np.testing.assert_array_equal(np.isnan(got[result]), np.isnan(expected[result]), result)
+
+
+def test_padding_of_a_layer_norm_does_not_grow_over_many_steps(build):
+    """A gate of 1.5 in the padding, 400 times, is more than float32 holds."""
+    gates = ("affine", {"alpha": 0.1, "beta": 1.5})
+    options = {"layer_norm": True, "activations": (gates, "tanh", "tanh"), "cell_clip": 1.0}
+    case = make_case(400, 2, 3, 5, "float32", options=options)
+    case.bias[5:10] = -7
+    got, expected = (run(functions_of(which, "float32"), case) for which in (build, "reference"))
+    assert np.isfinite(expected["dx"]).all()
+    assert np.isfinite(got["dx"]).all()
+
+
+def test_an_infinite_state_is_clipped(implementation, dtype):
+    case = make_case(3, 2, 3, 5, dtype, options={"cell_clip": 1.5})
+    case.c_0[0, 2] = np.inf
+    y = run_forward(functions_of(implementation, dtype), case)["y"]
+    assert np.isfinite(y).all()
+
+
+def test_streams_that_read_weights_in_place_refuse_options(build):
+    case = make_case(1, 1, 2, 3, options={"peepholes": True})
+    with pytest.raises(ValueError, match="packed: expected True"):
+        load_build(build).Stream([case.cell], 1, "f", False)

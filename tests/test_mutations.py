@@ -1,13 +1,19 @@
 """The comparisons of this suite can fail: they tell each wrong cell below from the right one."""
 
 import inspect
+import itertools
+from functools import cache
 from types import SimpleNamespace
+from unittest import mock
 
 import numpy as np
 import pytest
 from conftest import (
+    OPTIONS,
+    assert_derivatives_close,
     assert_gradients_are_complex_step_derivatives,
     assert_results_close,
+    complex_step_gradients,
     make_case,
     nan_like,
     run,
@@ -100,26 +106,37 @@ def hide_first_step(name):
     return mutate(backward=lambda a: {name: first_step(getattr(a, name), a.schedule.reverse)})
 
 
-def later(v, first, reverse):
-    """Return `v` one step on, and what then stands for its initial value: v_t is where v_prev belongs."""
-    return (
-        (np.concatenate([first[None], v[:-1]]), v[-1])
-        if reverse
-        else (np.concatenate([v[1:], first[None]]), v[0])
+def patched(forward=None, backward=None):
+    """Return the definition with some of its own functions replaced by what is made of the right ones."""
+
+    def wrap(function, changes):
+        def wrapped(*arguments):
+            right = {name: getattr(reference, name) for name in changes}
+            wrong = {name: change(right[name]) for name, change in changes.items()}
+            with mock.patch.multiple(reference, **wrong):
+                function(*arguments)
+
+        return wrapped if changes else function
+
+    return SimpleNamespace(
+        forward=wrap(reference.forward, forward), backward=wrap(reference.backward, backward)
     )
 
 
-def use_h_t_for_h_prev(a):
-    y, h_0 = later(a.tape.y, a.state[0], a.schedule.reverse)
-    # An RNN's gate is h_t, which stays.
-    gates = a.tape.y if a.tape.gates is None else a.tape.gates
-    return {"tape": a.tape._replace(y=y, gates=gates), "state": (h_0, *a.state[1:])}
+def use_h_t_for_h_prev(right):
+    def step_backward(cell, x, state, masks, left, dafter):
+        return right(cell, x, (left[0], *state[1:]), masks, left, dafter)
+
+    return step_backward
 
 
-def use_h_prev_for_h_t(a):
-    """An RNN's h_t, as its gate, is the one of the step before; its h_prev is right."""
-    gates, _ = later(a.tape.y, a.state[0], not a.schedule.reverse)
-    return {"tape": a.tape._replace(gates=gates)}
+def use_h_prev_for_h_t(right):
+    """An RNN's h_t, in its derivative, is the one of the step before."""
+
+    def step_backward(cell, x, state, masks, left, dafter):
+        return right(cell, x, state, masks, (state[0], *left[1:]), dafter)
+
+    return step_backward
 
 
 def zero(parts, n):
@@ -149,7 +166,7 @@ ANY = {
     ),
     "initial hidden state not seen": mutate(backward=lambda a: {"state": zero(a.state, 0)}),
     "dh_n ignored": mutate(backward=lambda a: {"dfinal": zero(a.dfinal, 0)}),
-    "h_t in the place of h_prev": mutate(backward=use_h_t_for_h_prev),
+    "h_t in the place of h_prev": patched(backward={"_step_backward": use_h_t_for_h_prev}),
     "W_h not transposed": mutate(backward=transpose_blocks),
     "direction ignored in forward": mutate(turn),
     "direction ignored in backward": mutate(backward=turn),
@@ -171,8 +188,126 @@ OWN = {
         "dc_n ignored": mutate(backward=lambda a: {"dfinal": zero(a.dfinal, 1)}),
         "dc_n and dh_n exchanged": mutate(backward=lambda a: {"dfinal": a.dfinal[::-1]}),
     },
-    "rnn": {"h_prev in the place of h_t": mutate(backward=use_h_prev_for_h_t)},
+    "rnn": {"h_prev in the place of h_t": patched(backward={"_step_backward": use_h_prev_for_h_t})},
 }
+
+
+def without_mask(name):
+    return mutate(backward=lambda a: {"tape": a.tape._replace(masks=a.tape.masks._replace(**{name: None}))})
+
+
+def with_option(where, **changes):
+    return mutate(**{where: lambda a: {"cell": a.cell._replace(options=a.cell.options._replace(**changes))}})
+
+
+def let_o_see_c_prev(right):
+    def options_forward(cell, z, h_prev, c_prev, keep_h, keep_c):
+        p_i, p_f, p_o = cell.peepholes
+        z = z.copy()
+        z[..., cell.kind.block("o", len(p_o))] += p_o * c_prev
+        return right(
+            cell._replace(peepholes=np.stack([p_i, p_f, 0 * p_o])), z, h_prev, c_prev, keep_h, keep_c
+        )
+
+    return options_forward
+
+
+def forget_o_in_dc(right):
+    """The way of c_t through the peephole of o is missing from its derivative."""
+
+    def output_backward(cell, dh, z, c_prev):
+        dz_o, dc, weights = right(cell, dh, z, c_prev)
+        return dz_o, dc - cell.peepholes[2] * dz_o, weights
+
+    return output_backward
+
+
+def drop_mean_term(_):
+    def normalise_backward(dn, n, scale):
+        return scale * (dn - n * (dn * n).mean(axis=-1, keepdims=True))
+
+    return normalise_backward
+
+
+def drop_direction_term(right):
+    return lambda dn, n, scale: right(dn, 0 * n, scale)
+
+
+def let_gradient_pass(right):
+    """Only the state before a step is dropped where an episode begins, not the derivative by it."""
+    calls = itertools.cycle([right, lambda parts, _: parts])
+    return lambda parts, where: next(calls)(parts, where)
+
+
+def shift_resets(a):
+    return {"schedule": a.schedule._replace(resets=np.roll(a.schedule.resets, 1, axis=0))}
+
+
+def without_resets(a):
+    return {"schedule": a.schedule._replace(resets=None)}
+
+
+def exchange_activations(where):
+    def exchange(a):
+        gates, candidate, cell = a.cell.options.activations
+        return {
+            "cell": a.cell._replace(options=a.cell.options._replace(activations=(gates, cell, candidate)))
+        }
+
+    return mutate(**{where: exchange})
+
+
+def scale_gradient(name):
+    """One array's derivative is wrong by a little."""
+
+    def scale(a):
+        getattr(a.dcell, name)[...] *= 1 + 1e-9
+
+    return after_backward(scale)
+
+
+# Of an LSTM with options: those of the case, and what is wrong.
+WITH_OPTIONS = {
+    "peephole of o sees c_prev": ("peepholes", patched({"options_forward": let_o_see_c_prev})),
+    "c_t's way through o forgotten": ("peepholes", patched(backward={"output_backward": forget_o_in_dc})),
+    "dpeepholes": ("peepholes", scale_gradient("peepholes")),
+    "dW_r": ("projection", scale_gradient("W_r")),
+    "zoneout mask of h ignored in backward": ("zoneout", without_mask("zoneout_h")),
+    "zoneout mask of c ignored in backward": ("zoneout", without_mask("zoneout_c")),
+    "expected zoneout ignored in backward": (
+        "expected zoneout", with_option("backward", zoneout=(0.0, 0.0)),
+    ),
+    "recurrent mask ignored in backward": ("recurrent dropout", without_mask("recurrent")),
+    "mean dropped": ("layer norm", patched(backward={"_normalise_backward": drop_mean_term})),
+    "direction dropped": ("layer norm", patched(backward={"_normalise_backward": drop_direction_term})),
+    "dnorm_x": ("layer norm", scale_gradient("norm_x")),
+    "dnorm_c": ("layer norm", scale_gradient("norm_c")),
+    "gate clip passes gradient": ("gate clip", with_option("backward", gate_clip=np.inf)),
+    "cell clip passes gradient": ("cell clip", with_option("backward", cell_clip=np.inf)),
+    "cell clip ignored": ("cell clip", with_option("forward", cell_clip=np.inf)),
+    "gates not coupled in backward": ("coupled", with_option("backward", coupled=False)),
+    "activations exchanged": ("activations", exchange_activations("forward")),
+    "slopes exchanged": ("activations", exchange_activations("backward")),
+    "resets ignored": (None, mutate(without_resets)),
+    "resets ignored in backward": (None, mutate(backward=without_resets)),
+    "resets one step late": (None, mutate(shift_resets)),
+    "gradient passes a reset": (None, patched(backward={"_dropped": let_gradient_pass})),
+}  # fmt: skip
+CASES = OPTIONS | {
+    None: {},
+    "activations": {"activations": ("sigmoid", "softsign", ("scaled_tanh", {"alpha": 1.2, "beta": 0.7}))},
+}
+
+
+@cache
+def example_with_options(name, reverse):
+    """Return a case, what the definition makes of it, and its derivatives by complex steps."""
+    resets = np.zeros((4, 2), bool)
+    resets[2, 0] = True
+    case = make_case(4, 2, 2, 3, reverse=reverse, options=CASES[name], resets=None if name else resets)
+    return case, run(reference, case), complex_step_gradients(case)
+
+
 MUTANTS = {(kind, name): mutant for kind, own in OWN.items() for name, mutant in (ANY | own).items()}
 EACH_MUTANT = pytest.mark.parametrize(
     ("kind", "mutant"),
@@ -188,8 +323,13 @@ def example(kind, reverse):
 @EACH_DIRECTION
 @pytest.mark.parametrize(
     "wrap",
-    [mutate, lambda: mutate(lambda _: {}, lambda _: {}), lambda: after_backward(id)],
-    ids=["bare", "arguments", "results"],
+    [
+        mutate,
+        lambda: mutate(lambda _: {}, lambda _: {}),
+        lambda: after_backward(id),
+        lambda: patched({"_dropped": lambda right: right}, {"_dropped": lambda right: right}),
+    ],
+    ids=["bare", "arguments", "results", "functions"],
 )
 def test_the_definition_itself_passes_both_comparisons(kind, wrap, reverse):
     case = example(kind, reverse)
@@ -210,3 +350,16 @@ def test_comparison_with_the_definition_fails_for(kind, mutant, reverse):
 def test_comparison_with_complex_step_fails_for(kind, mutant, reverse):
     with pytest.raises(AssertionError, match=r"error .* promised"):
         assert_gradients_are_complex_step_derivatives(mutant, example(kind, reverse))
+
+
+@EACH_DIRECTION
+@pytest.mark.parametrize("name", WITH_OPTIONS)
+def test_both_comparisons_fail_with_options_for(name, reverse):
+    option, mutant = WITH_OPTIONS[name]
+    case, expected, derivatives = example_with_options(option, reverse)
+    got = run(mutant, case)
+    with pytest.raises(AssertionError, match=r"error .* promised"):
+        assert_results_close(got, expected)
+    with pytest.raises(AssertionError, match=r"error .* promised"):
+        assert_derivatives_close(got, derivatives)
+    assert_derivatives_close(expected, derivatives)

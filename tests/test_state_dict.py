@@ -206,8 +206,21 @@ def test_file_is_safetensors_with_pytorchs_names_and_the_arguments_as_json(tmp_p
         "bidirectional": True,
         "dtype": dtype,
         "init": "glorot",
+        "input_dropout": 0.0,
+        "recurrent_dropout": 0.0,
     }
-    assert record["arguments"] == expected | ({"forget_bias": None} if kind == "lstm" else {})
+    of_an_lstm = {
+        "forget_bias": None,
+        "proj_size": 0,
+        "peepholes": False,
+        "coupled": False,
+        "activations": ["sigmoid", "tanh", "tanh"],
+        "gate_clip": None,
+        "cell_clip": None,
+        "layer_norm": False,
+        "zoneout": [0.0, 0.0],
+    }
+    assert record["arguments"] == expected | (of_an_lstm if kind == "lstm" else {})
 
 
 def test_load_picks_the_backend_that_is_asked_for(tmp_path):

@@ -338,7 +338,7 @@ def test_gradients_accumulated_from_many_threads_are_all_there(kind):
         @staticmethod
         def backward(*arguments):
             *_, dx, dcell, dfirst = arguments
-            for part in (dx, *dcell[1:], *dfirst):
+            for part in (dx, *dcell.arrays, *dfirst):
                 part[...] = 1
 
     layer = type("Counting", (LAYERS[kind],), {"functions": Ones})(I, 400, rng=0)
@@ -358,7 +358,7 @@ def arrays_of(tape):
     for layer in tape.layers:
         yield layer.x
         for cell in layer.cells:
-            yield from (part for part in cell if part is not None)
+            yield from (part for part in (*cell[:5], *cell.masks) if part is not None)
 
 
 def root(array):

@@ -355,9 +355,10 @@ def long_tape(tape, times):
     """Return a tape for which the one step of this one was seen many times."""
     (layer,) = tape.layers
     (cell,) = layer.cells
-    parts = {name: seen_often(part, times) for name, part in cell._asdict().items() if part is not None}
-    layers = (LayerTape(seen_often(layer.x, times), None, (CellTape(**parts),)),)
-    return replace(tape, layers=layers, lengths=np.full_like(tape.lengths, times))
+    parts = (None if part is None else seen_often(part, times) for part in cell[:5])
+    layers = (LayerTape(seen_often(layer.x, times), None, (CellTape(*parts),)),)
+    schedule = tape.schedule._replace(lengths=np.full_like(tape.schedule.lengths, times))
+    return replace(tape, layers=layers, schedule=schedule)
 
 
 def assert_interrupted(call):

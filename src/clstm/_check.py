@@ -213,6 +213,14 @@ def integers(name: str, value: Any, size: int, high: int) -> NDArray[np.intp]:
     return np.ascontiguousarray(given, np.intp)
 
 
+def booleans(name: str, value: Any) -> NDArray[np.bool_]:
+    """Return an array of bool; anything else is refused."""
+    given = _as_array(name, value, "booleans")
+    if given.dtype != bool and given.size:
+        raise TypeError(f"{name}: expected booleans, got dtype {given.dtype}")
+    return given.astype(bool, copy=False)
+
+
 def entries(name: str, given: Mapping[str, Any], expected: Iterable[str], strict: bool) -> None:
     """Compare the keys of a state_dict with the parameters' names."""
     if not isinstance(given, Mapping):

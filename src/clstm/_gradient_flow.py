@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from . import _check, _dispatch, _layouts
-from .cells import CellTape, Schedule
+from . import _check, _dispatch, _layouts, reference
+from .cells import Cell, CellTape, Schedule, new_tape
 from .layers import SequenceLayer
 
 Array = NDArray[Any]
@@ -96,33 +96,33 @@ def gradient_flow(
             "layer: expected one layer in one direction, for a state that all gradient passes through, "
             f"got {layer!r}"
         )
-    batch_first, H = layer.batch_first, layer.hidden_size
+    batch_first, sizes = layer.batch_first, layer.cells[0].state_sizes
     x_t, batched = _layouts.time_major("x", x, layer.input_size, layer.dtype, batch_first)
     T, B, _ = x_t.shape
     if T == 0:
         raise ValueError(f"x: expected at least one time step, got shape {np.shape(x)}")
     if dy is None:
-        dy_t = np.zeros((T, B, H))
-        dy_t[-1] = 1 / np.sqrt(H)
+        dy_t = np.zeros((T, B, sizes[0]))
+        dy_t[-1] = 1 / np.sqrt(sizes[0])
     else:
-        dy_t = _layouts.derivative(dy, (T, B, H), layer.dtype, batch_first, batched).astype(np.float64)
-    initial = _layouts.state_parts(layer.kind, "state", "{}_0", state, (1, B, H), layer.dtype, batched)
+        dy_t = _layouts.derivative(dy, (T, B, sizes[0]), layer.dtype, batch_first, batched).astype(np.float64)
+    initial = _layouts.state_parts("state", "{}_0", state, 1, B, sizes, layer.kind, layer.dtype, batched)
 
     # In float64 on a copy of the weights; each array begins with the initial state, so the state before step
     # t has index t.
     functions = _dispatch.backend(layer.backend, np.dtype(np.float64))
     cell, x64 = layer.cells[0].astype(np.float64), x_t.astype(np.float64)
-    states = [np.concatenate([part, np.empty((T, B, H))]) for part in initial]  # (T + 1, B, H) each
-    left = CellTape(states[0][1:])
-    if len(states) == 2:
-        left = CellTape(left.y, np.empty((T, B, 4 * H)), states[1][1:])
-    final = tuple(np.empty((B, H)) for _ in states)
+    states = [np.concatenate([part, np.empty((T, *part.shape[1:]))]) for part in initial]  # (T + 1, B, n)
+    left = new_tape(cell, states[0][1:], np.empty)
+    if left.c is not None:
+        left = left._replace(c=states[1][1:])
+    final = tuple(np.empty_like(part[0]) for part in states)
     functions.forward(
         cell, x64, tuple(part[0] for part in states), Schedule(np.full(B, T, np.intp), False), left, final
     )
 
     derivatives = [np.zeros_like(part) for part in states]  # by the state as the steps after it see it
-    one, zero = Schedule(np.ones(B, np.intp), False), np.zeros((1, B, H))
+    one, zero = Schedule(np.ones(B, np.intp), False), np.zeros((1, B, sizes[0]))
     dx, dcell = np.empty_like(x64[:1]), cell.astype(np.float64)
     for t in reversed(range(T)):
         derivatives[0][t + 1] += dy_t[t]
@@ -132,9 +132,8 @@ def gradient_flow(
             zero, tuple(part[t + 1] for part in derivatives),
             dx, dcell, tuple(part[t] for part in derivatives),
         )  # fmt: skip
-    if left.gates is not None:  # add the way of c_t through h_t
-        o = left.gates[:, :, layer.kind.block("o", H)]
-        derivatives[1][1:] += derivatives[0][1:] * o * (1 - np.tanh(states[1][1:]) ** 2)
+    for t in range(T) if left.c is not None else ():  # add the way of c_t through h_t
+        derivatives[1][t + 1] += _through_output(cell, left.at(t), states[1][t], derivatives[0][t + 1])
 
     norms = [_norm(part)[::-1] if batched else _norm(part)[::-1, 0] for part in derivatives]
     return GradientFlow(np.arange(T + 1), norms[0], norms[1] if len(norms) == 2 else None)
@@ -144,3 +143,15 @@ def _norm(vectors: Array) -> Array:
     """Compute the norm over the last axis; np.linalg.norm would square, and lose what is below 1e-162."""
     norms: Array = np.hypot.reduce(vectors, axis=-1)
     return norms
+
+
+def _through_output(cell: Cell, left: CellTape, c_prev: Array, dh: Array) -> Array | float:
+    """Return the derivative by c_t through h_t, of one step."""
+    if left.gates is not None and left.c is not None:
+        o = left.gates[0][:, cell.kind.block("o", cell.hidden_size)]
+        through: Array = dh * o * (1 - np.tanh(left.c[0]) ** 2)
+        return through
+    p_h, p_c = (0.0, 0.0) if cell.options is None else cell.options.zoneout
+    if left.z is None or p_c > 0:  # h_t does not see what zoneout makes of the cell
+        return 0.0
+    return reference.output_backward(cell, (1 - p_h) * dh, left.z[0], c_prev)[1]

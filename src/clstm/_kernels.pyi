@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from .cells import Cell, CellTape, Schedule, State
 
+ACTIVATIONS: dict[str, int]
 KINDS: dict[str, int]
 VECTOR_BYTES: int
 

@@ -1,5 +1,6 @@
 """The kernels once more, compiled for x86-64-v3."""
 
+from ._kernels import ACTIVATIONS as ACTIVATIONS
 from ._kernels import KINDS as KINDS
 from ._kernels import VECTOR_BYTES as VECTOR_BYTES
 from ._kernels import Block as Block

@@ -60,47 +60,62 @@ def as_given(steps: Array, batch_first: bool, batched: bool) -> Array:
     return steps.swapaxes(0, 1) if batch_first else steps
 
 
+def resets(value: ArrayLike, shape: tuple[int, int], batch_first: bool, batched: bool) -> Any:
+    """Return where episodes begin as an array (T, B) in C order, or None if nowhere."""
+    given = _check.booleans("resets", value)
+    if not batched:
+        _check.shape("resets", given, shape[:1])
+        given = given[:, None]
+    elif batch_first:
+        _check.shape("resets", given, shape[::-1])
+        given = given.T
+    else:
+        _check.shape("resets", given, shape)
+    return np.ascontiguousarray(given) if given.any() else None
+
+
 def state_parts(
-    kind: Kind,
     name: str,
     symbols: str,
     given: Any,
-    shape: tuple[int, int, int],
+    layers: int,
+    rows: int,
+    sizes: tuple[int, ...],
+    kind: Kind,
     dtype: np.dtype[Any],
     batched: bool,
     *,
     partial: bool = False,
 ) -> State:
-    """Return a state, or the derivative by one, as contiguous arrays of `shape`; None means zeros.
+    """Return a state, or the derivative by one, as contiguous (layers, rows, size) arrays; None means zeros.
 
     A kind with one state has it as an array, one with more as a tuple, which messages write with `symbols`,
     such as "{}_0". With `partial` a part alone may be None too.
     """
     if given is None:
-        return tuple([np.zeros(shape, dtype) for _ in kind.states])
-    expected = shape if batched else (shape[0], shape[2])
-    if len(kind.states) == 1:
-        return (_state_part(name, given, shape, expected, dtype),)
-    if not isinstance(given, tuple | list) or len(given) != len(kind.states):
+        return tuple([np.zeros((layers, rows, size), dtype) for size in sizes])
+    if len(sizes) == 1:
+        return (_state_part(name, given, layers, rows, sizes[0], dtype, batched),)
+    if not isinstance(given, tuple | list) or len(given) != len(sizes):
         wanted = ", ".join(symbols.format(part) for part in kind.states)
         raise ValueError(f"{name}: expected a pair ({wanted}), got {_check.describe(given)}")
     return tuple(
         [
-            np.zeros(shape, dtype)
+            np.zeros((layers, rows, sizes[n]), dtype)
             if part is None and partial
-            else _state_part(f"{name}[{n}]", part, shape, expected, dtype)
+            else _state_part(f"{name}[{n}]", part, layers, rows, sizes[n], dtype, batched)
             for n, part in enumerate(given)
         ]
     )
 
 
 def _state_part(
-    name: str, value: Any, shape: tuple[int, int, int], expected: tuple[int, ...], dtype: np.dtype[Any]
+    name: str, value: Any, layers: int, rows: int, size: int, dtype: np.dtype[Any], batched: bool
 ) -> Array:
-    part = _check.shaped(name, value, dtype, expected)
+    part = _check.shaped(name, value, dtype, (layers, rows, size) if batched else (layers, size))
     if not part.flags.c_contiguous:
         part = np.ascontiguousarray(part)
-    return part if shape is expected else part.reshape(shape)
+    return part if batched else part.reshape(layers, rows, size)
 
 
 def state_as_given(state: State, batched: bool) -> Any:

@@ -7,6 +7,7 @@ sequences.
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -16,7 +17,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from . import _check, _dispatch, _layouts
-from .cells import Cell, CellTape, Kind, Schedule, State
+from ._masks import NOTHING_DRAWN, Drawn, draw
+from .cells import Cell, CellTape, Kind, Masks, Options, Schedule, State, new_tape
 from .parameters import Argument, Parameters
 from .stream import Stream
 from .tape import LayerTape, Tape
@@ -24,6 +26,7 @@ from .tape import LayerTape, Tape
 Array = NDArray[Any]
 StateT = TypeVar("StateT")  # a state as users have it: (h, c), or h alone
 Empty = Callable[[tuple[int, ...], np.dtype[Any]], Array]
+NewTape = Callable[[Cell, Array, Empty, Masks], CellTape]
 _at_least_1 = partial(_check.integer, low=1)
 
 
@@ -31,9 +34,10 @@ class Sizes(NamedTuple):
     """Numbers that each call needs, read once."""
 
     I: int  # noqa: E741
-    H: int
+    R: int
     L: int
     D: int
+    states: tuple[int, ...]  # of each part of the state
     dtype: np.dtype[Any]
     batch_first: bool
 
@@ -42,9 +46,10 @@ class SequenceLayer(Parameters, Generic[StateT]):
     """Base of the layers that map sequences to sequences."""
 
     _derived = Parameters._derived | {  # noqa: SLF001
-        *("_cells", "_functions", "_sizes", "_identity", "_tapes", "_last_tape"),
+        *("_cells", "_draws", "_functions", "_sizes", "_identity", "_tapes", "_last_tape"),
     }
     kind: ClassVar[Kind]
+    _cells: tuple[Cell, ...]
     _trace: ClassVar[Callable[..., Any]]  # makes a trace of gates and states by their letters
 
     input_size = Argument(_at_least_1)
@@ -53,6 +58,8 @@ class SequenceLayer(Parameters, Generic[StateT]):
     bias = Argument(_check.boolean)
     batch_first = Argument(_check.boolean, settable=True)
     dropout = Argument(_check.fraction, settable=True)
+    input_dropout = Argument(_check.fraction, settable=True)
+    recurrent_dropout = Argument(_check.fraction, settable=True)
     bidirectional = Argument(_check.boolean)
     init = Argument(partial(_check.choice, allowed=("glorot", "torch")))
     backend = Argument(partial(_check.choice, allowed=("auto", "numpy")), settable=True, saved=False)
@@ -73,6 +80,11 @@ class SequenceLayer(Parameters, Generic[StateT]):
         return 2 if self.bidirectional else 1
 
     @property
+    def output_size(self) -> int:
+        """Numbers of h in one direction: `hidden_size`, or the size of the projection."""
+        return self.hidden_size
+
+    @property
     def cells(self) -> tuple[Cell, ...]:
         """The weights of each layer and direction as the kernels take them, live; the reverse one second."""
         self.look()
@@ -88,26 +100,43 @@ class SequenceLayer(Parameters, Generic[StateT]):
         self._functions = _dispatch.backend(self.backend, self.dtype)
         self._sizes = Sizes(
             self.input_size,
-            self.hidden_size,
+            self.output_size,
             self.num_layers,
             self.num_directions,
+            self._cells[0].state_sizes,
             self.dtype,
             self.batch_first,
         )
+        options = self._options()
+        self._cells = tuple(cell._replace(options=options) for cell in self._cells)
+        zoneout = () if options is None else options.zoneout
+        self._draws = any((self.dropout, self.input_dropout, self.recurrent_dropout, *zoneout))
+
+    def _options(self) -> Options | None:
+        """Return what the cells have beside their equations, if anything."""
+        return None
+
+    def _extras(self) -> dict[str, tuple[str, tuple[int, ...]]]:
+        """Return what lies behind the block of a cell: by field, the name of the parameter and the shape.
+
+        The projection W_r is shown transposed, as PyTorch has it.
+        """
+        return {}
 
     def _begin(self, rng: np.random.Generator) -> None:
         self._rng = rng
 
     def _layer_input_size(self, layer: int) -> int:
-        return self.num_directions * self.hidden_size if layer else self.input_size
+        return self.num_directions * self.output_size if layer else self.input_size
 
     def _num_params(self) -> int:
-        D, H, further = self.num_directions, self.hidden_size, self.num_layers - 1
-        rows = self.input_size + H + self.bias + further * (D * H + H + self.bias)
-        return rows * D * len(self.kind.gates) * H
+        D, R, further = self.num_directions, self.output_size, self.num_layers - 1
+        rows = self.input_size + R + self.bias + further * (D * R + R + self.bias)
+        behind = sum(math.prod(shape) for _, shape in self._extras().values())
+        return D * (rows * len(self.kind.gates) * self.hidden_size + self.num_layers * behind)
 
     def _num_arrays(self) -> int:
-        return self.num_layers * self.num_directions * (2 + self.bias)
+        return self.num_layers * self.num_directions * (2 + self.bias + len(self._extras()))
 
     @classmethod
     def _sizes_of(cls, params: Mapping[str, ArrayLike]) -> dict[str, Any]:
@@ -125,19 +154,25 @@ class SequenceLayer(Parameters, Generic[StateT]):
         }
 
     def _cells_of(self, flat: Array) -> tuple[Cell, ...]:
-        """Cut a flat array into blocks (I_k + H + 1, GH), rows [inputs; hidden units; bias]."""
-        H, D = self.hidden_size, self.num_directions
-        width = len(self.kind.gates) * H
+        """Cut a flat array into blocks (I_k + R + 1, GH), rows [inputs; h; bias], and what follows them."""
+        R, D = self.output_size, self.num_directions
+        width = len(self.kind.gates) * self.hidden_size
+        behind = self._extras()
         cells, start = [], 0
         for n in range(self.num_layers * D):
             I_k = self._layer_input_size(n // D)
-            rows = I_k + H + self.bias
+            rows = I_k + R + self.bias
             block = flat[start : start + rows * width].reshape(rows, width)
             start += block.size
             W_x, W_h = (
-                (block[H : H + I_k], block[:H]) if self.hidden_first else (block[:I_k], block[I_k : I_k + H])
+                (block[R : R + I_k], block[:R]) if self.hidden_first else (block[:I_k], block[I_k : I_k + R])
             )
-            cells.append(Cell(self.kind, W_x, W_h, block[-1] if self.bias else np.zeros(width, flat.dtype)))
+            bias = block[-1] if self.bias else np.zeros(width, flat.dtype)
+            extras: dict[str, Any] = {}
+            for field, (_, shape) in behind.items():
+                extras[field] = flat[start : start + math.prod(shape)].reshape(shape)
+                start += math.prod(shape)
+            cells.append(Cell(self.kind, W_x, W_h, bias, **extras))
         return tuple(cells)
 
     def _named_views(self, flat: Array) -> dict[str, Array]:
@@ -148,6 +183,9 @@ class SequenceLayer(Parameters, Generic[StateT]):
             named[f"weight_hh_{suffix}"] = cell.W_h.T
             if self.bias:
                 named[f"bias_{suffix}"] = cell.bias
+            for field, (name, _) in self._extras().items():
+                array = getattr(cell, field)
+                named[f"{name}_{suffix}"] = array.T if field == "W_r" else array
         return named
 
     def _lay_out(self, flat_params: Array, flat_grads: Array | None = None) -> None:
@@ -160,57 +198,77 @@ class SequenceLayer(Parameters, Generic[StateT]):
 
     def _initialise(self) -> None:
         """Draw the weights; biases stay 0 but for "torch"."""
-        rng, H = self._rng, self.hidden_size
+        rng, H, R = self._rng, self.hidden_size, self.output_size
         for cell in self._cells:
+            weights = [cell.W_x, cell.W_h, cell.bias] if self.bias else [cell.W_x, cell.W_h]
             if self.init == "torch":
-                for part in (cell.W_x, cell.W_h, cell.bias) if self.bias else (cell.W_x, cell.W_h):
-                    part[...] = rng.uniform(-1.0, 1.0, part.shape) / np.sqrt(H)
+                for part in (*weights, cell.peepholes, cell.W_r):
+                    if part is not None:
+                        part[...] = rng.uniform(-1.0, 1.0, part.shape) / np.sqrt(H)
             else:
                 limit = np.sqrt(6.0 / (len(cell.W_x) + H))
                 cell.W_x[...] = rng.uniform(-limit, limit, cell.W_x.shape)
                 for gate in self.kind.gates:
-                    q, r = np.linalg.qr(rng.standard_normal((H, H)))
-                    cell.W_h[:, self.kind.block(gate, H)] = q * np.sign(np.diag(r))
+                    q, r = np.linalg.qr(rng.standard_normal((H, R)))
+                    orthogonal = q * np.sign(np.diag(r))
+                    cell.W_h[:, self.kind.block(gate, H)] = orthogonal if R == H else orthogonal.T
+                if cell.W_r is not None:
+                    limit = np.sqrt(6.0 / (H + R))
+                    cell.W_r[...] = rng.uniform(-limit, limit, cell.W_r.shape)
+            for gain in (cell.norm_x, cell.norm_h):
+                if gain is not None:
+                    gain[...] = 1.0
+            if cell.norm_c is not None:
+                cell.norm_c[0] = 1.0
 
     # --------------------------------------------------------------------------------------------- arguments
 
     def _arguments_of_call(
-        self, x: ArrayLike, state: Any, lengths: ArrayLike | None
-    ) -> tuple[Array, State, NDArray[np.intp], bool]:
-        """Return x (T, B, I), the state, the lengths, and whether there was a batch axis."""
-        I, _, _, _, dtype, batch_first = self._sizes  # noqa: E741
+        self, x: ArrayLike, state: Any, lengths: ArrayLike | None, resets: ArrayLike | None
+    ) -> tuple[Array, State, Schedule, bool]:
+        """Return x (T, B, I), the state, the schedule, and whether there was a batch axis."""
+        I, _, _, _, _, dtype, batch_first = self._sizes  # noqa: E741
         steps, batched = _layouts.time_major("x", x, I, dtype, batch_first)
         T, B, _ = steps.shape
         first = self._state("state", "{}_0", state, B, batched)
-        return steps, first, _check.lengths(lengths, T, B), batched
+        begins = None if resets is None else _layouts.resets(resets, (T, B), batch_first, batched)
+        return steps, first, Schedule(_check.lengths(lengths, T, B), False, begins), batched
 
     def _state(
         self, name: str, symbols: str, given: Any, B: int, batched: bool, *, partial: bool = False
     ) -> State:
-        _, H, L, D, dtype, _ = self._sizes
+        _, _, L, D, states, dtype, _ = self._sizes
         return _layouts.state_parts(
-            self.kind, name, symbols, given, (L * D, B, H), dtype, batched, partial=partial
+            name, symbols, given, L * D, B, states, self.kind, dtype, batched, partial=partial
         )
 
     # -------------------------------------------------------------------------------------------- the passes
 
     def __call__(
-        self, x: ArrayLike, state: Any = None, lengths: ArrayLike | None = None
+        self,
+        x: ArrayLike,
+        state: Any = None,
+        lengths: ArrayLike | None = None,
+        resets: ArrayLike | None = None,
     ) -> tuple[Array, StateT]:
-        """Run whole sequences without keeping anything; no dropout.
+        """Run whole sequences without keeping anything; no dropout, and the expectation of zoneout.
 
         Parameters
         ----------
         x : array_like of shape (T, B, I), (B, T, I) with ``batch_first``, or (T, I) for one sequence
         state : pair of array_like of shape (num_layers * num_directions, B, H), optional
             ``(h_0, c_0)``, for an RNN the array ``h_0``; zeros if omitted.  Without the axis B for one
-            sequence.
+            sequence.  With a projection, h has R = proj_size in the place of H everywhere.
         lengths : array_like of int of shape (B,), optional
             Number of real steps of each row, 0..T, in any order.  What lies beyond is never read.
+        resets : array_like of bool of shape (T, B), laid out as `x`, optional
+            True where an episode begins: before such a step the state of the row is 0, in every layer, and no
+            gradient passes.  The reverse direction begins anew where it enters the episode before.  So no
+            output depends on another episode; `state` is used until the first reset.
 
         Returns
         -------
-        y : ndarray of shape (T, B, num_directions * H), laid out as `x`
+        y : ndarray of shape (T, B, num_directions * R), laid out as `x`
             Hidden states of the last layer; 0 on padding.
         (h_n, c_n), or h_n : ndarrays of the shape of the state
             State after each row's last step.
@@ -220,28 +278,31 @@ class SequenceLayer(Parameters, Generic[StateT]):
         ValueError, TypeError
             An argument has the wrong shape, range or type; the message names it.
         """
-        steps, first, lengths_, batched = self._arguments_of_call(x, state, lengths)
-        y, final, _ = self._run(steps, first, lengths_)
+        steps, first, schedule, batched = self._arguments_of_call(x, state, lengths, resets)
+        y, final, _ = self._run(steps, first, schedule)
         return _layouts.as_given(y, self._sizes.batch_first, batched), _layouts.state_as_given(final, batched)
 
     def forward(
-        self, x: ArrayLike, state: Any = None, lengths: ArrayLike | None = None
+        self,
+        x: ArrayLike,
+        state: Any = None,
+        lengths: ArrayLike | None = None,
+        resets: ArrayLike | None = None,
     ) -> tuple[Array, StateT]:
-        """Run whole sequences, apply dropout, and keep what `backward` needs, as `tape`.
+        """Run whole sequences, apply every dropout and zoneout, and keep what `backward` needs, as `tape`.
 
         Parameters, returns and errors are those of calling the object.  The tape holds copies: changing `x`
         or `y` in place afterwards does not disturb `backward`, changing the parameters does.
         """
-        steps, first, lengths_, batched = self._arguments_of_call(x, state, lengths)
-        T, B, _ = steps.shape
-        first, lengths_ = tuple(part.copy() for part in first), lengths_.copy()
-        masks = [self._dropout_mask(T, B) if k else None for k in range(self.num_layers)]
+        steps, first, schedule, batched = self._arguments_of_call(x, state, lengths, resets)
+        first, schedule = tuple(part.copy() for part in first), schedule.copy()
+        drawn = draw(self, self._rng, schedule, steps.shape[:2]) if self._draws else ()
         own = _dispatch.empty(steps.shape, self.dtype)
         own[...] = steps
-        y, final, layers = self._run(own, first, lengths_, masks, _dispatch.empty)
+        y, final, layers = self._run(own, first, schedule, drawn, _dispatch.empty)
         result = np.array(_layouts.as_given(y, self._sizes.batch_first, batched), order="C")
         self._tapes.tape = self._last_tape = Tape(
-            self._identity, layers, first, lengths_, batched, self._sizes.batch_first
+            self._identity, layers, first, schedule, self._cells[0].options, batched, self._sizes.batch_first
         )
         return result, _layouts.state_as_given(final, batched)
 
@@ -255,43 +316,34 @@ class SequenceLayer(Parameters, Generic[StateT]):
         tape: Tape | None = getattr(self._tapes, "tape", self._last_tape)
         return tape
 
-    def _dropout_mask(self, T: int, B: int) -> Array | None:
-        """Draw 0 with probability `dropout`, else what keeps the mean."""
-        if self.dropout == 0.0:
-            return None
-        kept = self._rng.random((T, B, self.num_directions * self.hidden_size)) >= self.dropout
-        mask: Array = kept.astype(self.dtype) / self.dtype.type(1.0 - self.dropout)
-        return mask
-
     def _run(
         self,
         x: Array,
         first: State,
-        lengths: NDArray[np.intp],
-        masks: Sequence[Array | None] = (),
+        schedule: Schedule,
+        drawn: Sequence[Drawn] = (),
         empty: Empty | None = None,
+        new_tape: NewTape = new_tape,
     ) -> tuple[Array, State, tuple[LayerTape, ...]]:
         """Run all layers over x (T, B, I): y, final state and, given what makes its arrays, a tape."""
         T, B, _ = x.shape
-        _, H, L, D, dtype, _ = self._sizes
-        kind = self.kind
+        _, R, L, D, _, dtype, _ = self._sizes
         run, cells = self.functions.forward, self.cells
         final = tuple([np.empty(part.shape, dtype) for part in first])
-        schedules = (Schedule(lengths, False), Schedule(lengths, True))[:D]
+        schedules = (schedule, schedule._replace(reverse=True))[:D]
         layers, below = [], x
         for k in range(L):
-            mask = masks[k] if masks else None
+            mask, masks = drawn[k] if drawn else NOTHING_DRAWN
             x_k = below if mask is None else below * mask
-            y = (empty or np.empty)((T, B, D * H), dtype)
+            y = (empty or np.empty)((T, B, D * R), dtype)
             tapes = []
-            for d, schedule in enumerate(schedules):
+            for d in range(D):
                 n = k * D + d
-                tape = CellTape(y if D == 1 else y[:, :, d * H : (d + 1) * H])
+                tape = CellTape(y if D == 1 else y[:, :, d * R : (d + 1) * R])
                 if empty:
-                    gates = empty((T, B, len(kind.gates) * H), dtype) if kind.gates != "h" else None
-                    tape = CellTape(tape.y, gates, empty((T, B, H), dtype) if "c" in kind.states else None)
+                    tape = new_tape(cells[n], tape.y, empty, masks[d])
                     tapes.append(tape)
-                run(cells[n], x_k, _part(first, n), schedule, tape, _part(final, n))
+                run(cells[n], x_k, _part(first, n), schedules[d], tape, _part(final, n))
             if empty:
                 layers.append(LayerTape(x_k, mask, tuple(tapes)))
             below = y
@@ -339,11 +391,14 @@ class SequenceLayer(Parameters, Generic[StateT]):
             raise ValueError("dy, dstate: expected at least one of them, got None for both")
         accumulate = _check.boolean("accumulate", accumulate)
         T, B, _ = tape.shape
-        _, H, L, D, dtype, _ = self._sizes
-        d_above = _layouts.derivative(dy, (T, B, D * H), dtype, tape.batch_first, tape.batched)
+        _, R, L, D, _, dtype, _ = self._sizes
+        d_above = _layouts.derivative(dy, (T, B, D * R), dtype, tape.batch_first, tape.batched)
         dfinal = self._state("dstate", "d{}_n", dstate, B, tape.batched, partial=len(self.kind.states) > 1)
 
         run, cells = self.functions.backward, self.cells
+        if cells[0].options is not tape.options:
+            cells = tuple(cell._replace(options=tape.options) for cell in cells)
+        schedules = (tape.schedule, tape.schedule._replace(reverse=True))
         fresh = _dispatch.empty(self._flat_grads.shape, dtype)
         dcells = self._cells_of(fresh)
         dfirst = tuple([np.empty_like(part) for part in dfinal])
@@ -354,8 +409,8 @@ class SequenceLayer(Parameters, Generic[StateT]):
                 n = k * D + d
                 dx_d = np.empty_like(dx_k) if d else dx_k
                 run(
-                    cells[n], layer.x, _part(tape.state, n), Schedule(tape.lengths, d == 1), layer.cells[d],
-                    d_above[:, :, d * H : (d + 1) * H], _part(dfinal, n), dx_d, dcells[n], _part(dfirst, n),
+                    cells[n], layer.x, _part(tape.state, n), schedules[d], layer.cells[d],
+                    d_above[:, :, d * R : (d + 1) * R], _part(dfinal, n), dx_d, dcells[n], _part(dfirst, n),
                 )  # fmt: skip
                 if d:
                     dx_k += dx_d
@@ -378,7 +433,7 @@ class SequenceLayer(Parameters, Generic[StateT]):
         return tape
 
     def step(self, x_t: ArrayLike, state: Any = None) -> tuple[Array, StateT]:
-        """Run one time step, without dropout.
+        """Run one time step, without dropout, with the expectation of zoneout.
 
         Parameters
         ----------
@@ -389,7 +444,7 @@ class SequenceLayer(Parameters, Generic[StateT]):
 
         Returns
         -------
-        h_t : ndarray of shape (B, H) or (H,)
+        h_t : ndarray of shape (B, R) or (R,)
             Hidden state of the last layer.
         (h, c), or h : ndarrays of the shape of the state
             State after the step.
@@ -440,7 +495,13 @@ class SequenceLayer(Parameters, Generic[StateT]):
                 "the reverse direction needs the whole sequence first"
             )
 
-    def trace(self, x: ArrayLike, state: Any = None, lengths: ArrayLike | None = None) -> Any:
+    def trace(
+        self,
+        x: ArrayLike,
+        state: Any = None,
+        lengths: ArrayLike | None = None,
+        resets: ArrayLike | None = None,
+    ) -> Any:
         """Run whole sequences and return every gate and state of every step; no dropout.
 
         Parameters and errors are those of calling the object.
@@ -450,8 +511,8 @@ class SequenceLayer(Parameters, Generic[StateT]):
         Trace, or RNNTrace for an RNN
             Arrays of shape (num_layers * num_directions, T, B, H), by their letters.
         """
-        steps, first, lengths_, batched = self._arguments_of_call(x, state, lengths)
-        _, _, layers = self._run(steps, first, lengths_, empty=np.zeros)
+        steps, first, schedule, batched = self._arguments_of_call(x, state, lengths, resets)
+        _, _, layers = self._run(steps, first, schedule, empty=np.zeros, new_tape=_trace_tape)
         tapes = [tape for layer in layers for tape in layer.cells]
         parts = {"h": np.stack([tape.y for tape in tapes])}
         if self.kind.gates != "h":
@@ -460,6 +521,11 @@ class SequenceLayer(Parameters, Generic[StateT]):
         if "c" in self.kind.states:
             parts["c"] = np.stack([tape.c for tape in tapes if tape.c is not None])
         return self._trace(**{name: part if batched else part[:, :, 0] for name, part in parts.items()})
+
+
+def _trace_tape(cell: Cell, y: Array, empty: Empty, masks: Masks) -> CellTape:
+    """Return a tape with arrays for the gates after their activation, whatever the options."""
+    return new_tape(cell._replace(options=None), y, empty, masks)
 
 
 def _part(state: State, n: int) -> State:

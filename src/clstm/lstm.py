@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from . import _check, cells, reference
 from .layers import SequenceLayer
@@ -40,8 +42,44 @@ class Trace:
     h: Array
 
 
+# An activation as users write it: a name, or a name with values of its parameters.
+Spec = str | tuple[str, dict[str, float]]
+
+
 def _forget_bias(name: str, value: Any) -> float | None:
     return None if value is None else _check.real(name, value)
+
+
+def _clip(name: str, value: Any) -> float | None:
+    return None if value is None else _check.positive(name, value)
+
+
+def _zoneout(name: str, value: Any) -> tuple[float, float]:
+    p_h, p_c = _check.pair(name, value, "(p_h, p_c)")
+    return _check.fraction(f"{name}[0]", p_h), _check.fraction(f"{name}[1]", p_c)
+
+
+def _activations(name: str, value: Any) -> tuple[Spec, Spec, Spec]:
+    if isinstance(value, str) or not isinstance(value, tuple | list) or len(value) != 3:
+        raise ValueError(f"{name}: expected three, (gates, candidate, cell), got {_check.describe(value)}")
+    gates, candidate, cell = (_activation(f"{name}[{n}]", spec) for n, spec in enumerate(value))
+    return gates, candidate, cell
+
+
+def _values(spec: Spec) -> dict[str, float]:
+    """Return the parameters of an activation, as far as they are not the default."""
+    return {} if isinstance(spec, str) else spec[1]
+
+
+def _activation(name: str, spec: Any) -> Spec:
+    """Return a name alone, or with all of its parameters."""
+    text, given = (spec, {}) if isinstance(spec, str) else _check.pair(name, spec, "(name, parameters)")
+    defaults = cells.ACTIVATIONS[_check.choice(name, text, tuple(cells.ACTIVATIONS))]
+    if not isinstance(given, Mapping) or not given.keys() <= defaults.keys():
+        wanted = f"a dict with some of {', '.join(defaults)}" if defaults else "no parameters"
+        raise ValueError(f"{name}: expected {wanted} for {text}, got {_check.describe(given)}")
+    values = {key: _check.real(f"{name}[{key!r}]", given.get(key, value)) for key, value in defaults.items()}
+    return text if values == defaults else (text, values)
 
 
 class LSTM(SequenceLayer[tuple[Array, Array]]):
@@ -63,7 +101,7 @@ class LSTM(SequenceLayer[tuple[Array, Array]]):
     dtype : float64 (default) or float32
         Of parameters, states and outputs.  float32 is about twice as fast.
     rng : None, int or numpy.random.Generator
-        Source of the initial weights and of dropout.
+        Source of the initial weights, of every dropout and of zoneout.
     forget_bias : float, optional
         Initial bias of the forget gate.  The default is 1 with ``init="glorot"`` and no change with
         ``init="torch"``.
@@ -72,6 +110,31 @@ class LSTM(SequenceLayer[tuple[Array, Array]]):
         "torch": U(-1/sqrt(H), 1/sqrt(H)) for everything.
     backend : {"auto", "numpy"}
         "auto" runs the compiled kernels, "numpy" the definition in `clstm.reference`.
+    proj_size : int, default 0
+        With R > 0, less than `hidden_size`, h is projected to R numbers, as in PyTorch (Sak et al. 2014).
+    peepholes : bool, default False
+        Gates i and f see c_prev, o sees c_t, each unit its own (Gers & Schmidhuber 2000).
+    coupled : bool, default False
+        f = 1 - i (ONNX's input_forget).  The forget gate's part of the parameters stays, is not read and has
+        the gradient 0.
+    activations : tuple of three, default ("sigmoid", "tanh", "tanh")
+        Of the gates i, f, o; of the candidate g; of the cell on its way to h.  Each is one of sigmoid, tanh,
+        relu, hard_sigmoid, softsign, softplus, elu, leaky_relu, thresholded_relu, scaled_tanh, affine,
+        identity, or a pair of the name and a dict with ``alpha`` or ``beta``, such as ``("elu", {"alpha":
+        0.5})``; formulas and defaults are ONNX's.
+    gate_clip : float, optional
+        Pre-activations are held in [-gate_clip, gate_clip] before their activation (ONNX's clip).  What a
+        clip holds passes no gradient.
+    cell_clip : float, optional
+        c_t is held in [-cell_clip, cell_clip] (TensorFlow's).
+    layer_norm : bool, default False
+        x W_x, h W_h and c_t are normalised in each row (Ba et al. 2016).
+    input_dropout, recurrent_dropout : float in [0, 1), default 0.0
+        Probability with which `forward` zeroes each feature of a layer's input, each number of h_prev before
+        the recurrent product; for a whole sequence or episode (Gal & Ghahramani 2016).
+    zoneout : tuple of two floats in [0, 1), default (0.0, 0.0)
+        Probability with which, in `forward`, each number of h, of c keeps the value that it had before the
+        step; elsewhere the expectation is computed (Krueger et al. 2017).
 
     Attributes
     ----------
@@ -81,10 +144,15 @@ class LSTM(SequenceLayer[tuple[Array, Array]]):
     params, grads : dict of str to ndarray
         ``weight_ih_l{k}{suf} (4H, I_k)``, ``weight_hh_l{k}{suf} (4H, H)`` and ``bias_l{k}{suf} (4H,)`` with
         suf = "" or "_reverse"; blocks of H rows in the order i, f, g, o.  Assigning to an entry copies in.
+        With a projection, R stands in the place of H in ``weight_hh`` and there is ``weight_hr_l{k}{suf} (R,
+        H)``; with peepholes ``weight_peephole_l{k}{suf} (3, H)``: i, f, o; with a layer norm
+        ``layer_norm_x_l{k}{suf}``, ``layer_norm_h_l{k}{suf} (4H,)``: gains, and ``layer_norm_c_l{k}{suf} (2,
+        H)``: gain and shift.
     tape : Tape or None
         What the last `forward` has left for `backward`, a value that can be kept.
 
-    The constructor's arguments are attributes too; `dropout`, `batch_first` and `backend` can be set.
+    The constructor's arguments are attributes too; all kinds of dropout, `zoneout`, `batch_first` and
+    `backend` can be set.
 
     Notes
     -----
@@ -111,6 +179,14 @@ class LSTM(SequenceLayer[tuple[Array, Array]]):
     _trace = Trace
 
     forget_bias = Argument(_forget_bias)
+    proj_size = Argument(partial(_check.integer, low=0))
+    peepholes = Argument(_check.boolean)
+    coupled = Argument(_check.boolean)
+    activations = Argument(_activations)
+    gate_clip = Argument(_clip)
+    cell_clip = Argument(_clip)
+    layer_norm = Argument(_check.boolean)
+    zoneout = Argument(_zoneout, settable=True)
 
     def __init__(
         self,
@@ -127,6 +203,16 @@ class LSTM(SequenceLayer[tuple[Array, Array]]):
         forget_bias: float | None = None,
         init: str = "glorot",
         backend: str = "auto",
+        proj_size: int = 0,
+        peepholes: bool = False,
+        coupled: bool = False,
+        activations: tuple[Any, Any, Any] = ("sigmoid", "tanh", "tanh"),
+        gate_clip: float | None = None,
+        cell_clip: float | None = None,
+        layer_norm: bool = False,
+        input_dropout: float = 0.0,
+        recurrent_dropout: float = 0.0,
+        zoneout: tuple[float, float] = (0.0, 0.0),
     ) -> None:
         super().__init__(
             rng,
@@ -141,16 +227,88 @@ class LSTM(SequenceLayer[tuple[Array, Array]]):
             forget_bias=forget_bias,
             init=init,
             backend=backend,
+            proj_size=proj_size,
+            peepholes=peepholes,
+            coupled=coupled,
+            activations=activations,
+            gate_clip=gate_clip,
+            cell_clip=cell_clip,
+            layer_norm=layer_norm,
+            input_dropout=input_dropout,
+            recurrent_dropout=recurrent_dropout,
+            zoneout=zoneout,
         )
 
     def _check_together(self) -> None:
         if self.forget_bias is not None and not self.bias:
             raise ValueError(f"forget_bias: expected None without a bias, got {self.forget_bias}")
+        if self.coupled and self.forget_bias is not None:
+            raise ValueError(
+                f"forget_bias: expected None with coupled=True, where f = 1 - i, got {self.forget_bias}"
+            )
+        if self.coupled and self.layer_norm:
+            raise ValueError(
+                "coupled: expected False with layer_norm=True, which would normalise the pre-activations of "
+                "a forget gate that nobody reads, got True"
+            )
+        largest = float(np.finfo(self.dtype).max)
+        specs = zip(range(3), self.activations, strict=True)
+        numbers = {f"activations[{n}][{key!r}]": v for n, spec in specs for key, v in _values(spec).items()}
+        for name, value in {"gate_clip": self.gate_clip, "cell_clip": self.cell_clip, **numbers}.items():
+            if value is not None and abs(value) > largest:
+                raise ValueError(f"{name}: expected a number that {self.dtype} can hold, got {value}")
+        if self.proj_size >= self.hidden_size:
+            raise ValueError(
+                f"proj_size: expected less than hidden_size, {self.hidden_size}, got {self.proj_size}"
+            )
+
+    @property
+    def output_size(self) -> int:
+        """Numbers of h in one direction: R with a projection, else H."""
+        return self.proj_size or self.hidden_size
+
+    def _options(self) -> cells.Options | None:
+        names_and_values = [(spec, {}) if isinstance(spec, str) else spec for spec in self.activations]
+        gates, candidate, cell = (
+            cells.Activation(name, **(cells.ACTIVATIONS[name] | values)) for name, values in names_and_values
+        )
+        options = cells.Options(
+            (gates, candidate, cell),
+            math.inf if self.gate_clip is None else self.gate_clip,
+            math.inf if self.cell_clip is None else self.cell_clip,
+            self.coupled,
+            self.zoneout,
+        )
+        return None if options == cells.Options() and not self._extras() else options
+
+    def _extras(self) -> dict[str, tuple[str, tuple[int, ...]]]:
+        H, R = self.hidden_size, self.proj_size
+        extras: dict[str, tuple[str, tuple[int, ...]]] = {}
+        if self.peepholes:
+            extras["peepholes"] = ("weight_peephole", (3, H))
+        if R:
+            extras["W_r"] = ("weight_hr", (H, R))
+        if self.layer_norm:
+            extras["norm_x"] = ("layer_norm_x", (4 * H,))
+            extras["norm_h"] = ("layer_norm_h", (4 * H,))
+            extras["norm_c"] = ("layer_norm_c", (2, H))
+        return extras
+
+    @classmethod
+    def _sizes_of(cls, params: Mapping[str, ArrayLike]) -> dict[str, Any]:
+        sizes = super()._sizes_of(params)
+        if "weight_hr_l0" in params:
+            sizes["hidden_size"] = len(np.asarray(params["weight_ih_l0"])) // 4
+            sizes["proj_size"] = len(np.atleast_1d(params["weight_hr_l0"]))
+        return sizes | {
+            "peepholes": "weight_peephole_l0" in params,
+            "layer_norm": "layer_norm_x_l0" in params,
+        }
 
     def _initialise(self) -> None:
         super()._initialise()
         forget_bias = 1.0 if self.forget_bias is None and self.init == "glorot" else self.forget_bias
-        if self.bias and forget_bias is not None:
+        if self.bias and forget_bias is not None and not self.coupled:
             for cell in self.cells:
                 cell.bias[self.kind.block("f", self.hidden_size)] = forget_bias
 

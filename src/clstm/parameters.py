@@ -494,8 +494,9 @@ class Parameters(Saved):
     def __repr__(self) -> str:
         values = {name: self._arguments[name] for name, argument in self._table.items() if argument.saved}
         first, second, *others = (name for name in values if name != "dtype")
-        named = ", ".join(f"{name}={values[name]!r}" for name in others)
-        return f"{type(self).__name__}({values[first]}, {values[second]}, {named}, dtype={self.dtype.name!r})"
+        special = [f"{name}={values[name]!r}" for name in others if values[name] != self.defaults[name]]
+        shown = [str(values[first]), str(values[second]), *special, f"dtype={self.dtype.name!r}"]
+        return f"{type(self).__name__}({', '.join(shown)})"
 
 
 def _assign(name: str, target: Array, value: ArrayLike) -> None:

@@ -44,6 +44,59 @@ Rows of different lengths: row b takes part in its first ``lengths[b]`` steps, a
 unchanged afterwards.  In the reverse direction it starts at its own last real step.  What lies beyond is
 padding: never read, and 0 in every output.
 
+Episodes: where ``resets`` says that one begins, step 0 comes before the others::
+
+    0   h_prev, c_prev = 0                                  and no derivative passes: 0' dh, dc = 0 as well
+
+The reverse direction does the same where it leaves the first step of an episode, so that what it computes
+for the episode before starts from 0.
+
+Dropout: x_t may stand for ``x_t * m_x`` (between layers a mask for each step, else one for each episode),
+and ``h_prev`` in 1 for ``h_prev * m_h``, one mask for each episode, with values 0 or 1 / (1 - p).  On the
+way back the same mask is multiplied once more.
+
+An LSTM with options
+--------------------
+R numbers of h, which are H without a projection; ``W_h`` is (R, 4H).  ``act``, ``act_g``, ``act_c`` are the
+activations of the gates, the candidate and the cell; ``clip_a(v)`` holds v in [-a, a] and passes no
+derivative where it does.  Each line replaces or follows the equation of its number; without the option it
+falls away::
+
+    1n  z   = gain_x * N(x_t @ W_x) + gain_h * N(h_prev @ W_h) + bias       layer norm: N over 4H in a row,
+        N(a) = (a - mean a) / sqrt(mean (a - mean a)^2 + 1e-5)
+    1p  z_i, z_f += p_i * c_prev, p_f * c_prev                              peepholes; z_o waits for c_new
+    2   i, f = act(clip_a(z_i)), act(clip_a(z_f));  g = act_g(clip_a(z_g))
+    2c  f   = 1 - i                                                         coupled; z_f is not read
+    3   c_new = clip_b(f * c_prev + i * g)                                  cell clip
+    1p  z_o += p_o * c_new;  2  o = act(clip_a(z_o))
+    3z  c_t = k_c * c_prev + (1 - k_c) * c_new                              zoneout: k is 0 or 1 where it has
+                                                                            been drawn, else its probability
+    4n  m   = gain_c * N(c_new) + shift_c                                   layer norm, N over the H units;
+                                                                            else m = c_new
+    4   h_new = o * act_c(m)                                (B, H)
+    4r  h_new = h_new @ W_r                                 (B, R)          projection
+    4z  h_t = k_h * h_prev + (1 - k_h) * h_new              (B, R)          h_prev before its mask
+
+Zoneout stands around the whole cell: h and the peephole of o see the new cell, not the one that is kept.
+Back, in the opposite order, from ``dh`` and ``dc_t``, which the loss and the later steps ask of ``h_t`` and
+``c_t``::
+
+    4z' dh_new = (1 - k_h) * dh;  dh_prev = k_h * dh                        to which 1' adds
+    4r' dW_r += h_new.T @ dh_new;  dh_new = dh_new @ W_r.T                  h_new from before 4r
+    4'  do  = dh_new * act_c(m);  dm = dh_new * o * act_c'(m)
+    2'  dz_o = do * act'(z_o)                                               0 where clipped, here and below
+    4n' dgain_c += dm * n;  dshift_c += dm;  with n = N(c_new), dn = dm * gain_c and s = 1 / sqrt(...):
+        dc_new = s * (dn - mean dn - n * mean(dn * n))                      N has taken away mean and length
+    1p' dc_new += p_o * dz_o;  dp_o += dz_o * c_new
+    3z' dc_new += (1 - k_c) * dc_t;  dc_prev = k_c * dc_t
+    3'  dc_new = 0 where clipped;  di, dg, df = dc_new * g, dc_new * i, dc_new * c_prev
+        dc_prev += dc_new * f
+    2c' di -= df;  dz_f = 0
+    2'  dz_i, dz_f, dz_g = di * act'(z_i), df * act'(z_f), dg * act_g'(z_g)
+    1p' dp_i, dp_f += dz_i * c_prev, dz_f * c_prev;  dc_prev += p_i * dz_i + p_f * dz_f
+    1n' dgain_x += dz * n_x, and from dz * gain_x by the formula of 4n' the derivative by x_t @ W_x, which
+        takes the place of dz in dx_t and dW_x of 1'; likewise gain_h, h_prev @ W_h, dW_h
+
 The plain RNN
 -------------
 To compare with: no gates, no cell; weights ``W_x (I, H)``, ``W_h (H, H)`` and ``bias (H,)``.  Forward::
@@ -68,10 +121,18 @@ are steps, which vanishes or explodes.  There is no way around it as there is al
 
 Sources
 -------
-S. Hochreiter, J. Schmidhuber, "Long short-term memory", Neural Computation 9(8), 1997 (cell and gates); F. A.
-Gers, J. Schmidhuber, F. Cummins, "Learning to forget: continual prediction with LSTM", Neural Computation
-12(10), 2000 (the forget gate); J. L. Elman, "Finding structure in time", Cognitive Science 14(2), 1990 (the
-plain RNN).
+S. Hochreiter, J. Schmidhuber, "Long short-term memory", Neural Computation 9(8), 1997 (cell and gates).
+F. A. Gers, J. Schmidhuber, F. Cummins, "Learning to forget: continual prediction with LSTM", Neural
+Computation 12(10), 2000 (the forget gate).
+J. L. Elman, "Finding structure in time", Cognitive Science 14(2), 1990 (the plain RNN).
+F. A. Gers, J. Schmidhuber, "Recurrent nets that time and count", IJCNN 2000 (peepholes).
+H. Sak, A. Senior, F. Beaufays, "Long short-term memory recurrent neural network architectures for large scale
+acoustic modeling", Interspeech 2014 (projection).
+J. L. Ba, J. R. Kiros, G. E. Hinton, "Layer normalization", arXiv:1607.06450, 2016 (equations 20 to 22).
+Y. Gal, Z. Ghahramani, "A theoretically grounded application of dropout in recurrent neural networks", NIPS
+2016 (one mask for a whole sequence).
+D. Krueger et al., "Zoneout: regularizing RNNs by randomly preserving hidden activations", ICLR 2017.
+ONNX, operator LSTM (activations, clip, input_forget); TensorFlow, LSTMCell (the clip of the cell).
 """
 
 from __future__ import annotations
@@ -82,11 +143,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Stream", "backward", "forward", "sigmoid", "step"]
+__all__ = ["EPSILON", "Stream", "backward", "forward", "function", "sigmoid", "slope", "step"]
 
 Array = NDArray[Any]
 State = tuple[Array, ...]
 Rows = slice | NDArray[np.intp]
+
+EPSILON = 1e-5  # under the root of a layer norm
+
+
+# ------------------------------------------------------------------------------------------------ activations
 
 
 def sigmoid(x: Array) -> Array:
@@ -111,7 +177,126 @@ def sigmoid(x: Array) -> Array:
     return s
 
 
-# -------------------------------------------------------------------------------------------- the two cells
+def _where(condition: Any, a: Any, b: Any) -> Array:
+    chosen: Array = np.where(condition, a, b)
+    return chosen
+
+
+def _clip(x: Array, low: float, high: float) -> Array:
+    """Hold x, of a complex number the real part, within low..high; NaN stays NaN."""
+    return _where(x.real < low, low, _where(x.real > high, high, x))
+
+
+def _abs(x: Array) -> Array:
+    """|x| for real x, differentiable by a complex step."""
+    return _where(x.real < 0, -x, x)
+
+
+def function(activation: Any, x: Array) -> Array:
+    """Return f(x) by the name of an activation; the functions are those of ONNX.
+
+    Parameters
+    ----------
+    activation : clstm.cells.Activation
+        ``name``, ``alpha`` and ``beta``, of which a function reads what it has.
+    x : ndarray of any shape, real or complex
+    """
+    a, b = activation.alpha, activation.beta
+    y: Array = np.tanh(x)
+    match activation.name:
+        case "sigmoid":
+            y = sigmoid(x)
+        case "relu":
+            y = _where(x.real < 0, 0, x)
+        case "hard_sigmoid":
+            y = _clip(a * x + b, 0, 1)
+        case "softsign":
+            y = x / (1 + _abs(x))
+        case "softplus":
+            y = _where(x.real > 0, x, 0) + np.log1p(np.exp(-_abs(x)))
+        case "elu":
+            y = _where(x.real > 0, x, a * np.expm1(_where(x.real > 0, 0, x)))
+        case "leaky_relu":
+            y = _where(x.real < 0, a * x, x)
+        case "thresholded_relu":
+            y = _where(x.real <= a, 0, x)
+        case "scaled_tanh":
+            y = a * np.tanh(b * x)
+        case "affine":
+            y = a * x + b
+        case "identity":
+            y = x
+    return y
+
+
+def slope(activation: Any, x: Array) -> Array:
+    """Return f'(x) for real x; at a corner it is that of the left side.
+
+    Parameters and the order of the functions are those of `function`.
+    """
+    a, b = activation.alpha, activation.beta
+    zero = _where(np.isnan(x), x, 0)  # NaN stays NaN
+    y: Array = 1 - np.tanh(x) ** 2
+    match activation.name:
+        case "sigmoid":
+            y = sigmoid(x) * (1 - sigmoid(x))
+        case "relu":
+            y = _where(x > 0, 1, zero)
+        case "hard_sigmoid":
+            y = _where((a * x + b > 0) & (a * x + b < 1), a, zero)
+        case "softsign":
+            y = (1 / (1 + _abs(x))) ** 2  # the square of the rest may overflow
+        case "softplus":
+            y = sigmoid(x)
+        case "elu":
+            y = _where(x > 0, 1, a * np.exp(_where(x > 0, 0, x)))
+        case "leaky_relu":
+            y = _where(x > 0, 1, a + zero)
+        case "thresholded_relu":
+            y = _where(x > a, 1, zero)
+        case "scaled_tanh":
+            y = a * b * (1 - np.tanh(b * x) ** 2)
+        case "affine":
+            y = a + zero
+        case "identity":
+            y = 1 + zero
+    return y
+
+
+def _activate(activation: Any, x: Array, clip: float = np.inf) -> Array:
+    """f(x), x held in [-clip, clip] before."""
+    return function(activation, _clip(x, -clip, clip))
+
+
+def _slope(activation: Any, x: Array, clip: float = np.inf) -> Array:
+    """f'(x), 0 where the clip holds x."""
+    return _where(np.abs(x) > clip, 0, slope(activation, _clip(x, -clip, clip)))
+
+
+def _normalise(a: Array) -> tuple[Array, Array]:
+    """N(a) over the last axis, and one over the root."""
+    centred = a - a.mean(axis=-1, keepdims=True)
+    scale = 1 / np.sqrt((centred * centred).mean(axis=-1, keepdims=True) + EPSILON)
+    return centred * scale, scale
+
+
+def _normalise_backward(dn: Array, n: Array, scale: Array) -> Array:
+    """Return da for n = N(a): what is left of dn beside the mean and the direction of n."""
+    da: Array = scale * (dn - dn.mean(axis=-1, keepdims=True) - n * (dn * n).mean(axis=-1, keepdims=True))
+    return da
+
+
+# -------------------------------------------------------------------------------------------------- the cells
+
+
+def pre_activations(cell: Any, x: Array, h: Array) -> tuple[Array, Array | None]:
+    """Return z, and with a layer norm what its tape keeps: equations 1, 1n and 5."""
+    if cell.norm_x is None:
+        return x @ cell.W_x + h @ cell.W_h + cell.bias, None  # 1
+    n_x, scale_x = _normalise(x @ cell.W_x)  # 1n
+    n_h, scale_h = _normalise(h @ cell.W_h)
+    norms = np.concatenate([n_x, n_h, scale_x, scale_h], axis=-1)
+    return cell.norm_x * n_x + cell.norm_h * n_h + cell.bias, norms
 
 
 def lstm_forward(z: Array, c_prev: Array) -> tuple[Array, State]:
@@ -146,8 +331,161 @@ def rnn_backward(dh: Array, h_t: Array) -> tuple[Array, State]:
     return dh * (1 - h_t**2), ()  # 6'
 
 
-FORWARD: dict[str, Any] = {"lstm": lstm_forward, "rnn": rnn_forward}
-BACKWARD: dict[str, Any] = {"lstm": lstm_backward, "rnn": rnn_backward}
+# ------------------------------------------------------------------------------------- an LSTM with options
+
+
+def _cell_of_gates(cell: Any, z: Array, c_prev: Array) -> tuple[Array, ...]:
+    """Return i, f, g, the cell before its clip, and after it: equations 2 and 3 with options."""
+    options = cell.options
+    gate, candidate, _ = options.activations
+    z_i, z_f, z_g, _ = np.split(z, 4, axis=-1)
+    i = _activate(gate, z_i, options.gate_clip)  # 2
+    f = 1 - i if options.coupled else _activate(gate, z_f, options.gate_clip)
+    g = _activate(candidate, z_g, options.gate_clip)
+    c_new = f * c_prev + i * g  # 3
+    return i, f, g, c_new, _clip(c_new, -options.cell_clip, options.cell_clip)
+
+
+def _zone_out(keep: Array | float, before: Array, new: Array) -> Array:
+    """Return what zoneout keeps of a state."""
+    return new if isinstance(keep, float) and keep == 0.0 else keep * before + (1 - keep) * new
+
+
+def options_forward(
+    cell: Any, z: Array, h_prev: Array, c_prev: Array, keep_h: Array | float, keep_c: Array | float
+) -> tuple[Array, Array, State]:
+    """Return z with the terms of the peepholes, the gates and (h_t, c_t): equations 2 to 4z."""
+    options = cell.options
+    gate, _, outer = options.activations
+    z_i, z_f, z_g, z_o = np.split(z, 4, axis=-1)
+    if cell.peepholes is not None:
+        p_i, p_f, p_o = cell.peepholes
+        z_i, z_f = z_i + p_i * c_prev, z_f + p_f * c_prev  # 1p
+    i, f, g, _, c_new = _cell_of_gates(cell, np.concatenate([z_i, z_f, z_g, z_o], axis=-1), c_prev)
+    if cell.peepholes is not None:
+        z_o = z_o + p_o * c_new  # 1p
+    o = _activate(gate, z_o, options.gate_clip)  # 2
+    c_t = _zone_out(keep_c, c_prev, c_new)  # 3z
+    seen = c_new if cell.norm_c is None else cell.norm_c[0] * _normalise(c_new)[0] + cell.norm_c[1]  # 4n
+    h_new = o * _activate(outer, seen)  # 4
+    if cell.W_r is not None:
+        h_new = h_new @ cell.W_r  # 4r
+    h_t = _zone_out(keep_h, h_prev, h_new)  # 4z
+    return (
+        np.concatenate([z_i, z_f, z_g, z_o], axis=-1),
+        np.concatenate([i, f, g, o], axis=-1),
+        (h_t, c_t),
+    )
+
+
+def output_backward(cell: Any, dh: Array, z: Array, c_prev: Array) -> tuple[Array, Array, dict[str, Array]]:
+    """Return dz_o, the derivative by the new cell through h, and those by weights: equations 4r' to 2'.
+
+    dh (B, R) is the derivative by what zoneout lets through of h_t.
+    """
+    options = cell.options
+    gate, _, outer = options.activations
+    z_o = np.split(z, 4, axis=-1)[3]
+    c_new = _cell_of_gates(cell, z, c_prev)[4]
+    n_c, scale = (c_new, None) if cell.norm_c is None else _normalise(c_new)
+    seen = c_new if cell.norm_c is None else cell.norm_c[0] * n_c + cell.norm_c[1]
+    o, a = _activate(gate, z_o, options.gate_clip), _activate(outer, seen)
+    weights = {}
+    if cell.W_r is not None:
+        weights["W_r"] = (o * a).T @ dh  # 4r'
+        dh = dh @ cell.W_r.T
+    dz_o = dh * a * _slope(gate, z_o, options.gate_clip)  # 4', 2'
+    dc = dh * o * _slope(outer, seen)
+    if scale is not None:
+        weights["norm_c"] = np.stack([(dc * n_c).sum(axis=0), dc.sum(axis=0)])  # 4n'
+        dc = _normalise_backward(dc * cell.norm_c[0], n_c, scale)
+    if cell.peepholes is not None:
+        dc = dc + cell.peepholes[2] * dz_o  # 1p'
+    return dz_o, dc, weights
+
+
+def options_backward(
+    cell: Any, dh: Array, dc_t: Array, z: Array, c_prev: Array, keep_h: Array | float, keep_c: Array | float
+) -> tuple[Array, State, dict[str, Array]]:
+    """Return dz, what goes to h_prev and c_prev beside it, and derivatives by weights: 4z' to 1p'."""
+    options = cell.options
+    gate, candidate, _ = options.activations
+    z_i, z_f, z_g, _ = np.split(z, 4, axis=-1)
+    i, f, g, unclipped, c_new = _cell_of_gates(cell, z, c_prev)
+    dz_o, dc, weights = output_backward(cell, (1 - keep_h) * dh, z, c_prev)  # 4z'
+    dc = dc + (1 - keep_c) * dc_t  # 3z'
+    dc = _where(np.abs(unclipped) > options.cell_clip, 0, dc)
+    di, dg, df = dc * g, dc * i, dc * c_prev  # 3'
+    if options.coupled:
+        di, df = di - df, np.zeros_like(df)
+    dz_i = di * _slope(gate, z_i, options.gate_clip)  # 2'
+    dz_f = df * _slope(gate, z_f, options.gate_clip)
+    dz_g = dg * _slope(candidate, z_g, options.gate_clip)
+    dc_prev = dc * f + keep_c * dc_t
+    if cell.peepholes is not None:
+        p_i, p_f, _ = cell.peepholes
+        dc_prev = dc_prev + p_i * dz_i + p_f * dz_f  # 1p'
+        weights["peepholes"] = np.stack(
+            [(dz_i * c_prev).sum(axis=0), (dz_f * c_prev).sum(axis=0), (dz_o * c_new).sum(axis=0)]
+        )
+    return np.concatenate([dz_i, dz_f, dz_g, dz_o], axis=-1), (keep_h * dh, dc_prev), weights
+
+
+# --------------------------------------------------------------------------------------- one step of any cell
+
+
+def _step_forward(cell: Any, x: Array, state: Any, masks: Any) -> tuple[dict[str, Any], State]:
+    """Return what is left on the tape, by name, and the state after a step."""
+    recurrent, keep_h, keep_c = masks
+    z, norms = pre_activations(cell, x, state[0] if recurrent is None else state[0] * recurrent)  # 1, 5
+    if cell.kind.name == "rnn":
+        gates, after = rnn_forward(z)
+        return {}, after
+    if cell.options is None:
+        gates, after = lstm_forward(z, state[1])
+        return {"gates": gates, "c": after[1]}, after
+    h_prev, c_prev = state
+    keep_h, keep_c = _zoneout(cell, keep_h, keep_c)
+    z, gates, after = options_forward(cell, z, h_prev, c_prev, keep_h, keep_c)
+    return {"z": z, "gates": gates, "c": after[1], "norms": norms}, after
+
+
+def _step_backward(
+    cell: Any, x: Array, state: Any, masks: Any, left: Any, dafter: Any
+) -> tuple[Array, dict[str, Array], State]:
+    """Walk one step back: dx, the derivatives by the weights, by name, and those by the state before it."""
+    recurrent, keep_h, keep_c = masks
+    y_t, gates, c_t, z, norms = left
+    seen = state[0] if recurrent is None else state[0] * recurrent
+    weights: dict[str, Array] = {}
+    beside: Array | float = 0.0  # what goes to h_prev past the product
+    carries: Any  # what goes to the rest of the state
+    if cell.kind.name == "rnn":
+        dz, carries = rnn_backward(dafter[0], y_t)
+    elif cell.options is None:
+        dz, carries = lstm_backward(dafter[0], dafter[1], gates, c_t, state[1])
+    else:
+        keep_h, keep_c = _zoneout(cell, keep_h, keep_c)
+        dz, (beside, *carries), weights = options_backward(
+            cell, dafter[0], dafter[1], z, state[1], keep_h, keep_c
+        )
+    weights["bias"] = dz.sum(axis=0)  # 1', 5'
+    dz_x = dz_h = dz
+    if norms is not None:
+        n_x, n_h = np.split(norms[:, :-2], 2, axis=-1)
+        weights["norm_x"], weights["norm_h"] = (dz * n_x).sum(axis=0), (dz * n_h).sum(axis=0)  # 1n'
+        dz_x = _normalise_backward(dz * cell.norm_x, n_x, norms[:, -2:-1])
+        dz_h = _normalise_backward(dz * cell.norm_h, n_h, norms[:, -1:])
+    weights["W_x"], weights["W_h"] = x.T @ dz_x, seen.T @ dz_h
+    dseen = dz_h @ cell.W_h.T
+    dh_prev = (dseen if recurrent is None else dseen * recurrent) + beside
+    return dz_x @ cell.W_x.T, weights, (dh_prev, *carries)
+
+
+def _zoneout(cell: Any, keep_h: Array | None, keep_c: Array | None) -> tuple[Array | float, Array | float]:
+    """Return what is kept of h and of c: what was drawn, or the expectation."""
+    p_h, p_c = cell.options.zoneout
+    return (p_h if keep_h is None else keep_h), (p_c if keep_c is None else keep_c)
 
 
 # --------------------------------------------------------------------------------------- the walk over time
@@ -166,6 +504,26 @@ def _steps(schedule: Any) -> Iterator[tuple[Any, Rows, int]]:
         yield (lengths[rows] - 1 - s if reverse else s), rows, s
 
 
+def _begins(schedule: Any, t: Any, rows: Rows, s: int) -> Any:
+    """Tell for which rows an episode begins with step s, in its order; shape (rows, 1), or None for none.
+
+    The reverse direction begins one where it leaves the first step of another.
+    """
+    if schedule.resets is None or (schedule.reverse and s == 0):
+        return None
+    begins = schedule.resets[t + 1 if schedule.reverse else t, rows][:, None]
+    return begins if begins.any() else None
+
+
+def _dropped(parts: State, where: Any) -> State:
+    """Return the parts of a state, or of a derivative by one, with 0 where an episode begins."""
+    return parts if where is None else tuple(_where(where, 0, part) for part in parts)
+
+
+def _masks_at(masks: Any, t: Any, rows: Rows) -> Any:
+    return tuple(None if mask is None else mask[t, rows] for mask in masks)
+
+
 def forward(cell: Any, x: Array, state: State, schedule: Any, tape: Any, final: State) -> None:
     """Run one layer in one direction over whole sequences.
 
@@ -175,17 +533,18 @@ def forward(cell: Any, x: Array, state: State, schedule: Any, tape: Any, final: 
     Parameters
     ----------
     cell : clstm.cells.Cell
-        Its kind, and ``W_x (I, GH)``, ``W_h (H, GH)``, ``bias (GH,)``.
+        Its kind, ``W_x (I, GH)``, ``W_h (R, GH)``, ``bias (GH,)``, and its options.
     x : ndarray of shape (T, B, I)
-    state : tuple of ndarrays of shape (B, H)
+    state : tuple of ndarrays of shape (B, R) and (B, H)
         Before the first step: (h, c), or (h,) for an RNN.
     schedule : clstm.cells.Schedule
         ``lengths (B,)``, the real steps of each row; ``reverse``: walk each row from its last real step to
-        its first.
+        its first; ``resets (T, B)`` or None: where an episode begins.
     tape : OUT, clstm.cells.CellTape
-        ``y (T, B, H)``: hidden states at their time index, 0 on padding.  ``gates (T, B, GH)`` and ``c (T, B,
-        H)``, or None: what `backward` reads besides; padding is left as it is.
-    final : OUT, tuple of ndarrays of shape (B, H)
+        ``y (T, B, R)``: hidden states at their time index, 0 on padding.  ``gates (T, B, GH)``, ``c (T, B,
+        H)``, ``z`` and ``norms``, or None: what `backward` reads besides; padding is left as it is.
+        ``masks``, IN: what has been drawn.
+    final : OUT, tuple of ndarrays of shape (B, R) and (B, H)
         State after each row's last step.
 
     Examples
@@ -203,17 +562,15 @@ def forward(cell: Any, x: Array, state: State, schedule: Any, tape: Any, final: 
     tape.y[...] = 0
     for part, first in zip(final, state, strict=True):
         part[...] = first
-    for t, rows, _ in _steps(schedule):
-        h_prev, *others = (part[rows] for part in final)
-        z = x[t, rows] @ cell.W_x + h_prev @ cell.W_h + cell.bias  # 1 and 5
-        gates, after = FORWARD[cell.kind.name](z, *others)
+    for t, rows, s in _steps(schedule):
+        before = _dropped(tuple(part[rows] for part in final), _begins(schedule, t, rows, s))  # 0
+        left, after = _step_forward(cell, x[t, rows], before, _masks_at(tape.masks, t, rows))
         for part, value in zip(final, after, strict=True):
             part[rows] = value
         tape.y[t, rows] = after[0]
-        if tape.gates is not None:
-            tape.gates[t, rows] = gates
-        if tape.c is not None:
-            tape.c[t, rows] = after[1]
+        for name, value in left.items():
+            if getattr(tape, name) is not None:
+                getattr(tape, name)[t, rows] = value
 
 
 def backward(
@@ -237,35 +594,35 @@ def backward(
     ----------
     cell, x, state, schedule : as given to `forward`
     tape : as `forward` left it
-    dy : ndarray of shape (T, B, H)
+    dy : ndarray of shape (T, B, R)
         Derivative of the loss by y, without what flows through later steps.  Padding is not read.
-    dfinal : tuple of ndarrays of shape (B, H)
+    dfinal : tuple of ndarrays of shape (B, R) and (B, H)
         Derivatives by the final state.
     dx : OUT, ndarray of shape (T, B, I)
         0 on padding.
     dcell : OUT, clstm.cells.Cell
         Derivatives by the weights.
-    dstate : OUT, tuple of ndarrays of shape (B, H)
+    dstate : OUT, tuple of ndarrays of shape (B, R) and (B, H)
     """
-    for out in (dx, dcell.W_x, dcell.W_h, dcell.bias):
+    for out in (dx, *dcell.arrays):
         out[...] = 0
     for part, last in zip(dstate, dfinal, strict=True):
         part[...] = last  # what the steps after the current one ask of h and of c
+    states = (tape.y,) if tape.c is None else (tape.y, tape.c)
     for t, rows, s in reversed(list(_steps(schedule))):
+        begins = _begins(schedule, t, rows, s)
         t_prev = t + 1 if schedule.reverse else t - 1
-        h_prev = tape.y[t_prev, rows] if s else state[0][rows]
-        left = [(tape.y if tape.gates is None else tape.gates)[t, rows]]
-        if tape.c is not None:
-            left += [tape.c[t, rows], tape.c[t_prev, rows] if s else state[1][rows]]
-
-        dh = dy[t, rows] + dstate[0][rows]  # 4' and 6'
-        dz, carries = BACKWARD[cell.kind.name](dh, *(part[rows] for part in dstate[1:]), *left)
-
-        dx[t, rows] = dz @ cell.W_x.T  # 1' and 5'
-        dcell.W_x[...] += x[t, rows].T @ dz
-        dcell.W_h[...] += h_prev.T @ dz
-        dcell.bias[...] += dz.sum(axis=0)
-        for part, value in zip(dstate, (dz @ cell.W_h.T, *carries), strict=True):
+        before = tuple(part[t_prev, rows] for part in states) if s else tuple(part[rows] for part in state)
+        before = _dropped(before, begins)
+        left = tuple(None if part is None else part[t, rows] for part in tape[:5])
+        dafter = tuple(part[rows] for part in dstate)
+        dx[t, rows], weights, dbefore = _step_backward(
+            cell, x[t, rows], before, _masks_at(tape.masks, t, rows), left,
+            (dy[t, rows] + dafter[0], *dafter[1:]),  # 4' and 6'
+        )  # fmt: skip
+        for name, value in weights.items():
+            getattr(dcell, name)[...] += value
+        for part, value in zip(dstate, _dropped(dbefore, begins), strict=True):
             part[rows] = value
 
 
@@ -276,10 +633,10 @@ def step(cell: Any, x: Array, state: State, final: State) -> None:
     ----------
     cell : clstm.cells.Cell
     x : ndarray of shape (B, I)
-    state : tuple of ndarrays of shape (B, H)
-    final : OUT, tuple of ndarrays of shape (B, H)
+    state : tuple of ndarrays of shape (B, R) and (B, H)
+    final : OUT, tuple of ndarrays of the same shapes
     """
-    after = FORWARD[cell.kind.name](x @ cell.W_x + state[0] @ cell.W_h + cell.bias, *state[1:])[1]
+    _, after = _step_forward(cell, x, state, (None, None, None))
     for part, value in zip(final, after, strict=True):
         part[...] = value
 
@@ -302,28 +659,23 @@ class Stream:
         self._given = self._cells = tuple(cells)
         self._rows, self._axes = rows, axes
         self._sizes = (len(cells[0].W_x), len(cells[-1].W_h))
-        parts = [
-            [np.zeros((rows, len(cell.W_h)), cell.W_h.dtype) for _ in cell.kind.states]
-            for cell in self._given
+        self._states = [
+            tuple(np.zeros((rows, n), cell.bias.dtype) for n in cell.state_sizes) for cell in self._given
         ]
-        self._states = [tuple(state) for state in parts]
         if packed:
             self.pack()
 
     def pack(self) -> None:
         """Take a snapshot of the present weights of every layer."""
-        self._cells = tuple(
-            cell._replace(W_x=cell.W_x.copy(), W_h=cell.W_h.copy(), bias=cell.bias.copy())
-            for cell in self._given
-        )
+        self._cells = tuple(cell.astype(cell.bias.dtype) for cell in self._given)
 
     def put_state(self, k: int, row: int, state: State) -> None:
-        """Set the state of one row of layer k from arrays (H,)."""
+        """Set the state of one row of layer k from arrays (R,) and (H,)."""
         for part, value in zip(self._states[k], state, strict=True):
             part[row] = value
 
     def get_state(self, k: int, row: int, state: State) -> None:
-        """Copy the state of one row of layer k to arrays (H,)."""
+        """Copy the state of one row of layer k to arrays (R,) and (H,)."""
         for value, part in zip(state, self._states[k], strict=True):
             value[...] = part[row]
 
@@ -339,7 +691,7 @@ class Stream:
         )
 
     def try_step(self, x: Any, out: Any) -> bool:
-        """Step all layers from x (rows, I) to out (rows, H), on the axes of this stream.
+        """Step all layers from x (rows, I) to out (rows, R), on the axes of this stream.
 
         Returns False, with nothing changed, if either is no contiguous array of that shape and of the
         stream's dtype.

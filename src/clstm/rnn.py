@@ -14,6 +14,20 @@ from .layers import SequenceLayer
 Array = NDArray[Any]
 
 
+# Options of an LSTM, and why an RNN has them not.
+_REFUSED = {
+    "forget_bias": "a plain RNN has no forget gate",
+    "peepholes": "a plain RNN has no cell that gates could see",
+    "coupled": "a plain RNN has no gates that could be coupled",
+    "cell_clip": "a plain RNN has no cell",
+    "zoneout": "a plain RNN is regularised by `recurrent_dropout`",
+    **dict.fromkeys(
+        ("proj_size", "activations", "gate_clip", "layer_norm"),
+        "a plain RNN is here to compare with, as h_t = tanh(z)",
+    ),
+}
+
+
 @dataclass(frozen=True)
 class RNNTrace:
     """Hidden states of every step, as `RNN.trace` returns them; laid out like `clstm.Trace`.
@@ -37,6 +51,8 @@ class RNN(SequenceLayer[Array]):
     ----------
     input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, dtype, rng, init, backend
         As for `clstm.LSTM`.
+    input_dropout, recurrent_dropout
+        As for `clstm.LSTM`.  Its other options are refused: they act on gates and cells.
 
     Attributes
     ----------
@@ -79,7 +95,13 @@ class RNN(SequenceLayer[Array]):
         rng: int | np.random.Generator | None = None,
         init: str = "glorot",
         backend: str = "auto",
+        input_dropout: float = 0.0,
+        recurrent_dropout: float = 0.0,
+        **options: Any,
     ) -> None:
+        for name in options:
+            reason = _REFUSED.get(name, "nothing has one of this name")
+            raise TypeError(f"{name}: expected no such argument for an RNN; {reason}")
         super().__init__(
             rng,
             input_size=input_size,
@@ -92,4 +114,6 @@ class RNN(SequenceLayer[Array]):
             dtype=dtype,
             init=init,
             backend=backend,
+            input_dropout=input_dropout,
+            recurrent_dropout=recurrent_dropout,
         )

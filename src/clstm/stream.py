@@ -42,7 +42,7 @@ class Stream:
     ----------
     state : pair of ndarray of shape (num_layers, B, H)
         ``(h, c)``, for an RNN the array ``h``; copies: assign to it to set the state.  Without the axis B for
-        a stream of one row.
+        a stream of one row.  With a projection h is (num_layers, B, R).
 
     Examples
     --------
@@ -59,10 +59,10 @@ class Stream:
         self._batched = batch_size is not None
         self._rows = 1 if batch_size is None else _check.integer("batch_size", batch_size, 1)
         W_x, W_h = layer.cells[0].W_x, layer.cells[-1].W_h
-        self._dtype, self._input_size, self._hidden_size = W_h.dtype, len(W_x), len(W_h)
-        self._first = tuple(part.copy() for part in self._parts_of(state))
+        self._dtype, self._input_size, self._output_size = W_h.dtype, len(W_x), len(W_h)
+        first = self._parts_of(state)
         self._start(layer.cells)
-        self.reset()
+        self._put(first, range(self._rows))
 
     def _start(self, cells: tuple[Cell, ...]) -> None:
         """Pack a snapshot of the weights; the state is zeros."""
@@ -71,11 +71,18 @@ class Stream:
         self._snapshot = tuple(cell.astype(self._dtype) for cell in cells)
         self._engine = functions.Stream(self._snapshot, self._rows, "bf" if self._batched else "f", True)
         self._try_step = self._engine.try_step
-        self._out_shape = (self._rows, self._hidden_size) if self._batched else (self._hidden_size,)
+        self._out_shape = (self._rows, self._output_size) if self._batched else (self._output_size,)
 
     def _parts_of(self, state: Any) -> State:
-        shape = (len(self._layer.cells), self._rows, self._hidden_size)
-        return _layouts.state_parts(self._layer.kind, "state", "{}", state, shape, self._dtype, self._batched)
+        cells, kind = self._layer.cells, self._layer.kind
+        sizes = cells[0].state_sizes
+        return _layouts.state_parts(
+            "state", "{}", state, len(cells), self._rows, sizes, kind, self._dtype, self._batched
+        )
+
+    def _shapes(self) -> tuple[tuple[int, int, int], ...]:
+        cells = self._layer.cells
+        return tuple((len(cells), self._rows, n) for n in cells[0].state_sizes)
 
     def step(self, x_t: ArrayLike, out: Array | None = None) -> Array:
         """Feed one time step.
@@ -83,12 +90,12 @@ class Stream:
         Parameters
         ----------
         x_t : array_like of shape (B, I), or (I,) for a stream of one row
-        out : ndarray of shape (B, H) or (H,), contiguous, of the layer's dtype, optional
+        out : ndarray of shape (B, R) or (R,), contiguous, of the layer's dtype, optional
             Where to write the result; nothing is allocated then.
 
         Returns
         -------
-        ndarray of shape (B, H) or (H,)
+        ndarray of shape (B, R) or (R,)
             Hidden state of the last layer; `out` if it was given.
 
         Raises
@@ -125,14 +132,14 @@ class Stream:
         self._put(self._parts_of(state), range(self._rows))
 
     def _state(self) -> State:
-        parts = tuple(np.empty_like(part) for part in self._first)
+        parts = tuple(np.empty(shape, self._dtype) for shape in self._shapes())
         for k in range(len(self._snapshot)):
             for row in range(self._rows):
                 self._engine.get_state(k, row, tuple(part[k, row] for part in parts))
         return parts
 
     def reset(self, rows: ArrayLike | None = None) -> None:
-        """Go back to the state that the stream began with.
+        """Set the state to 0: `resets` of a whole sequence, one step at a time.
 
         Parameters
         ----------
@@ -157,7 +164,7 @@ class Stream:
                 raise IndexError(
                     f"rows: expected indices or a mask of {self._rows} rows, got {_check.describe(rows)}"
                 ) from None
-        self._put(self._first, chosen)
+        self._put(tuple(np.zeros(shape, self._dtype) for shape in self._shapes()), chosen)
 
     def _put(self, parts: State, rows: list[int] | range) -> None:
         for k in range(len(self._snapshot)):
@@ -166,6 +173,11 @@ class Stream:
 
     def refresh(self) -> None:
         """Take the present parameters of the layer; the state stays."""
+        if self._snapshot[0].options != self._layer.cells[0].options:  # zoneout has been set
+            state = self._state()
+            self._start(self._layer.cells)
+            self._put(state, range(self._rows))
+            return
         for own, present in zip(self._snapshot, self._layer.cells, strict=True):
             own.copy_in(present)
         self._engine.pack()

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from numpy.typing import NDArray
 
-from .cells import CellTape, State
+from .cells import CellTape, Options, Schedule, State
 
 Array = NDArray[Any]
 
@@ -33,8 +33,9 @@ class Tape:
 
     owner: object  # the identity of the layer's storage
     layers: tuple[LayerTape, ...]
-    state: State  # (num_layers * num_directions, B, H) each, before the first step
-    lengths: NDArray[Any]
+    state: State  # (num_layers * num_directions, B, R) and (..., H), before the first step
+    schedule: Schedule  # of the forward direction
+    options: Options | None  # of the cells
     batched: bool  # whether x came with an axis of rows,
     batch_first: bool  # and whether that was its first
 

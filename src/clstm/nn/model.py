@@ -61,7 +61,7 @@ class SequenceModel(Saved):
     def __init__(self, lstm: LSTM, head: Dense) -> None:
         _check.instance("lstm", lstm, LSTM)
         _check.instance("head", head, Dense)
-        features = lstm.num_directions * lstm.hidden_size
+        features = lstm.num_directions * lstm.output_size
         if head.input_size != features:
             raise ValueError(
                 f"head: expected input_size {features}, the LSTM's output, got {head.input_size}"
@@ -176,7 +176,7 @@ class SequenceModel(Saved):
             An argument has the wrong shape or type.
         """
         dfeatures = self.head.backward(dprediction, accumulate)
-        D, H = self.lstm.num_directions, self.lstm.hidden_size
+        D, H = self.lstm.num_directions, self.lstm.output_size
         dh_n = np.zeros((self.lstm.num_layers * D, *dfeatures.shape[:-1], H), self.lstm.dtype)
         dh_n[-D:] = np.stack(np.split(dfeatures, D, axis=-1))
         return self.lstm.backward(dstate=(dh_n, None), accumulate=accumulate)[0]
