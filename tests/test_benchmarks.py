@@ -14,6 +14,7 @@ from clstm.bench import cases, command, contestants, limits, measure, peers, rep
 
 SHAPE = ("--shape", "2", "3", "4", "5")
 BRIEFLY = ("--budget", "0", "--rounds", "2")
+OPTIONS = ({"peepholes": True}, {"proj_size": 5}, {"layer_norm": True}, {"recurrent_dropout": 0.25})
 WITHOUT_PEERS = ("--contestants", "clstm", "numpy")
 
 
@@ -55,6 +56,11 @@ def small_table(monkeypatch):
         row("compat", "sequence_regressor", "1 4 3 5", 2.5, dtype="float64", class_goal=12.0),
         row("compat", "step_readout", "1 1 3 5", dtype="float64", class_goal=5.0),
         row("compat", "step_sequence", "1 1 3 5", dtype="float64", class_goal=5.0),
+        row("resets", "training", "2 90 3 4", resets=True, yardstick="no resets", own_goal=1 / 1.05),
+        *(
+            row("options", "training", "2 4 3 8", torch_goal=3.0, options=options, yardstick="no options")
+            for options in OPTIONS
+        ),
     ]
     monkeypatch.setattr(cases, "CASES", rows)
 
@@ -97,6 +103,11 @@ def test_every_kind_of_row_is_verified_and_judged(run, small_table, capsys):  # 
     assert set(goals["training 1 4 3 4 float32 last step"]) == {"every step", "limit"}
     assert goals["forward 1 4 3 4 float32 2 threads"]["one thread"]["met"] is not None
     assert report["rows"][4]["limit"] is None  # it was measured on one thread
+    assert set(goals["training 2 90 3 4 float32 resets"]) == {"no resets"}
+    assert goals["training 2 90 3 4 float32 resets"]["no resets"]["met"] is not None
+    assert goals["training 2 4 3 8 float32 proj_size 5"]["torch"]["met"] is None
+    assert [row["options"] for row in report["rows"] if row["group"] == "options"] == list(OPTIONS)
+    assert all("no options" in row["contestants"] for row in report["rows"] if row["options"])
     assert "goals met: " in capsys.readouterr().out
 
 
@@ -119,6 +130,73 @@ def test_peers_that_are_installed_compute_what_the_definition_does(name, dtype, 
     found = measure.errors(contestant(problem).verified(), problem.expected())
     assert found
     assert measure.complaint(found, dtype) == ""
+
+
+@pytest.mark.parametrize("name", [kind.name for kind in peers.CONTESTANTS if kind.name != "numpy"])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("kind", ["forward", "training"])
+@pytest.mark.parametrize(
+    "further",
+    [{"resets": True}, {"resets": True, "options": OPTIONS[1]}, *({"options": each} for each in OPTIONS)],
+    ids=lambda further: cases._row("g", "forward", "1 1 1 1", **further).name.partition("float32 ")[2],
+)
+@pytest.mark.filterwarnings("default")  # other libraries' own
+def test_resets_and_options_are_what_the_definition_computes(name, dtype, kind, further):
+    contestant = next(peer for peer in peers.CONTESTANTS if peer.name == name)
+    if contestant.missing():
+        pytest.skip(f"not installed: {', '.join(contestant.missing())}")
+    case = cases._row("g", kind, "3 70 2 8", dtype=dtype, **further)
+    if not contestant.supports(case):
+        pytest.skip(f"{name} cannot do it")
+    problem = contestants.Problem.of(case)
+    if case.resets:
+        assert problem.resets.any()
+    found = measure.errors(contestant(problem).verified(), problem.expected())
+    assert len(found) == (3 if kind == "forward" else 6 + len(problem.weights))
+    assert measure.complaint(found, dtype) == ""
+
+
+@pytest.mark.parametrize("name", ["clstm", "numpy", "torch_loop", "jax"])
+def test_first_mask_is_that_of_the_definition_and_each_further_one_is_drawn(name):
+    contestant = next(peer for peer in peers.CONTESTANTS if peer.name == name)
+    if contestant.missing():
+        pytest.skip(f"not installed: {', '.join(contestant.missing())}")
+    case = cases._row("g", "training", "3 5 2 8", options={"recurrent_dropout": 0.5})
+    problem = contestants.Problem.of(case)
+    one, expected = contestant(problem), problem.expected()
+    first, second, third = (one.verified()["y"] for _ in range(3))
+    assert measure.complaint(measure.errors({"y": first}, {"y": expected["y"]}), "float32") == ""
+    assert np.abs(second - first).max() > 1e-3
+    assert np.abs(third - second).max() > 1e-3
+
+
+def test_mask_of_a_problem_is_that_of_training_with_recurrent_dropout():
+    options = {"recurrent_dropout": 0.25}
+    mask = contestants.Problem.of(cases._row("g", "training", "40 5 2 8", options=options)).recurrent_mask()
+    assert mask.shape == (40, 8)
+    assert set(np.unique(mask)) == {np.float32(0), np.float32(1 / 0.75)}
+    assert (
+        contestants.Problem.of(cases._row("g", "forward", "4 5 2 8", options=options)).recurrent_mask()
+        is None
+    )
+    assert contestants.Problem.of(cases._row("g", "training", "4 5 2 8")).recurrent_mask() is None
+
+
+def test_peers_take_part_where_they_can():
+    def able(kind, **further):
+        case = cases._row("g", kind, "3 5 2 4", **further)
+        return {peer.name for peer in peers.CONTESTANTS if peer.supports(case)} - {"clstm", "numpy"}
+
+    peepholes, projection, norm, dropout = OPTIONS
+    assert able("training") == {"torch", "jax"}
+    assert able("forward") == {"torch", "onnxruntime", "openvino", "jax"}
+    for kind in ("forward", "training"):
+        assert able(kind, resets=True) == {"torch", "torch_pieces", "torch_loop", "jax"}
+        assert able(kind, options=projection) == {"torch", "torch_loop", "jax"}
+        assert able(kind, options=norm) == able(kind, options=dropout) == {"torch_loop", "jax"}
+    assert able("training", options=peepholes) == {"torch_loop", "jax"}
+    assert able("forward", options=peepholes) == {"torch_loop", "onnxruntime", "jax"}
+    assert able("training", resets=True, options=dropout) == set()
 
 
 def test_stream_is_verified_beyond_its_first_step(monkeypatch):
@@ -250,6 +328,25 @@ def test_lengths_count_real_steps():
     assert case.flops == 3 * 2 * case.steps * 20 * 8
 
 
+def test_projection_counts_in_products_and_weights(monkeypatch):
+    case = cases._row("g", "training", "8 10 3 5", options={"proj_size": 2})
+    assert case.R == 2
+    assert case.flops == 3 * 2 * 80 * (20 * (3 + 2) + 5 * 2)
+    monkeypatch.setattr(limits, "cache_sizes", lambda: ({"L1": 1 << 12, "L2": 1 << 18}, True))
+    one = cases._row("g", "forward", "1 10 16 64", options={"proj_size": 32})
+    weights = 32 * 4 * 64 + 64 * 32
+    assert limits.need(one) == (one.flops - 2 * 10 * weights, 10 * weights * 4, "L2")
+
+
+def test_episodes_have_the_length_of_the_table():
+    case = cases._row("g", "training", "64 500 2 4", resets=True)
+    begins = case.begins()
+    assert begins.shape == (500, 64)
+    assert begins.mean() == pytest.approx(1 / cases.EPISODE_STEPS, rel=0.1)
+    np.testing.assert_array_equal(begins, case.begins())
+    assert cases._row("g", "training", "64 500 2 4").begins() is None
+
+
 def test_loss_on_the_last_step_has_no_other_derivatives():
     problem = contestants.Problem.of(cases._row("g", "training", "2 4 3 5", last_step=True))
     assert not problem.dy[:-1].any()
@@ -341,6 +438,15 @@ def test_goals_of_a_row_are_judged_by_what_was_reached():
     row = {"contestants": entries, "best_peer": "torch", "limit": {"share": 0.7}}
     met = {goal["what"]: goal["met"] for goal in measure.goals(case, row)}
     assert met == {"best peer": True, "full lengths": False, "microseconds": False, "limit": True}
+
+
+def test_loop_stands_for_torch_where_its_module_cannot_do_it():
+    case = cases._row("g", "training", "1 4 3 4", torch_goal=3.0, options={"peepholes": True})
+    entries = {"clstm": {"median": 6e-6}, "torch": {"status": "unsupported"}, "torch_loop": {"ratio": 2.5}}
+    row = {"contestants": entries, "best_peer": "torch_loop", "limit": None}
+    assert [goal["reached"] for goal in measure.goals(case, row)] == [2.5]
+    entries["torch"] = {"ratio": 4.0}
+    assert [goal["reached"] for goal in measure.goals(case, row)] == [4.0]
 
 
 def test_benchmarks_folder_is_the_full_form():

@@ -18,7 +18,11 @@ YARDSTICKS: dict[str, dict[str, Any]] = {
     "full lengths": {"unequal": False},
     "one thread": {"threads": 1},
     "every step": {"last_step": False},
+    "no resets": {"resets": False},
+    "no options": {"options": ()},
 }
+
+EPISODE_STEPS = 50  # between two resets of a row, on average
 
 COMPAT = ("sequence_regressor", "step_readout", "step_sequence")
 
@@ -41,6 +45,10 @@ class Case:
         The rows have lengths of their own, uniform in 1..T.
     last_step : bool
         The loss looks at the last time step alone.
+    resets : bool
+        Episodes begin in the middle of the rows, every EPISODE_STEPS steps on average.
+    options : tuple of pairs (str, value)
+        Further arguments of `clstm.LSTM`, by name.
     threads : int
         For each contestant.
     yardstick : str
@@ -63,6 +71,8 @@ class Case:
     dtype: str = "float32"
     unequal: bool = False
     last_step: bool = False
+    resets: bool = False
+    options: tuple[tuple[str, Any], ...] = ()
     threads: int = 1
     yardstick: str = ""
     peer_goal: float | None = None
@@ -78,6 +88,8 @@ class Case:
         words = [self.kind, *map(str, (self.B, self.T, self.I, self.H)), self.dtype]
         words += ["lengths"] if self.unequal else []
         words += ["last step"] if self.last_step else []
+        words += ["resets"] if self.resets else []
+        words += [name if value is True else f"{name} {value}" for name, value in self.options]
         words += [f"{self.threads} threads"] if self.threads > 1 else []
         return " ".join(words)
 
@@ -85,6 +97,8 @@ class Case:
     def share_goal(self) -> float | None:
         """Least share of the limit of the machine, on one thread, or None without such a goal."""
         if self.threads > 1 or self.H == 1 or self.is_compat or self.group in ("step", "shape"):
+            return None
+        if self.resets or self.options:
             return None
         if self.B == 1:
             return 0.70
@@ -105,6 +119,22 @@ class Case:
             return None
         return np.random.default_rng(1).integers(1, self.T + 1, self.B).astype(np.intp)
 
+    def begins(self) -> NDArray[np.bool_] | None:
+        """Return where episodes begin, (T, B), or None without resets."""
+        if not self.resets:
+            return None
+        return np.random.default_rng(2).random((self.T, self.B)) < 1 / EPISODE_STEPS
+
+    @property
+    def R(self) -> int:
+        """Numbers of h: the size of the projection, or H."""
+        return int(dict(self.options).get("proj_size", 0)) or self.H
+
+    @property
+    def recurrent_dropout(self) -> float:
+        """Probability that a number of h_prev is dropped in training."""
+        return float(dict(self.options).get("recurrent_dropout", 0.0))
+
     @property
     def steps(self) -> int:
         """Real time steps, summed over the rows of the batch."""
@@ -114,16 +144,18 @@ class Case:
     @property
     def flops(self) -> int:
         """Multiplications and additions of the matrix products; training does three times as many."""
-        forward = 2 * self.steps * 4 * self.H * (self.I + self.H)
+        projection = self.H * self.R if self.R != self.H else 0
+        forward = 2 * self.steps * (4 * self.H * (self.I + self.R) + projection)
         return 3 * forward if self.kind in ("training", "sequence_regressor") else forward
 
 
 def _row(
-    group: str, kind: str, shape: str, peer_goal: float | None = None, tags: str = "", **options: Any
+    group: str, kind: str, shape: str, peer_goal: float | None = None, tags: str = "", **further: Any
 ) -> Case:
-    """Write a case in one line; `options` are further attributes of it."""
+    """Write a case in one line; `further` are other attributes of it, `options` as a dict."""
     B, T, I, H = map(int, shape.split())  # noqa: E741
-    return Case(group, kind, B, T, I, H, peer_goal=peer_goal, tags=tuple(tags.split()), **options)
+    further["options"] = tuple(further.get("options", {}).items())
+    return Case(group, kind, B, T, I, H, peer_goal=peer_goal, tags=tuple(tags.split()), **further)
 
 
 CASES = [
@@ -190,6 +222,35 @@ CASES = [
     ),
     _row(
         "lengths", "training", "32 100 128 128", 4.0, unequal=True, yardstick="full lengths", own_goal=1 / 0.7
+    ),
+    # Episodes that begin in the middle of a row: at most 1.05 times what it takes without.  PPO's shapes.
+    *(
+        _row("resets", kind, shape, torch_goal=goal, resets=True, yardstick="no resets", own_goal=1 / 1.05)
+        for kind, shape, goal in (
+            ("forward", "8 128 64 256", None),
+            ("forward", "8 128 64 64", None),
+            ("training", "8 128 64 256", 4.5),
+            ("training", "8 128 64 64", 8.0),
+        )
+    ),
+    # What a layer has beside the four equations.
+    *(
+        _row(
+            "options",
+            kind,
+            "32 50 128 128",
+            torch_goal=3.0 if kind == "training" else None,
+            options=options,
+            yardstick="no options",
+        )
+        for kind in ("forward", "training")
+        for options in (
+            {"peepholes": True},
+            {"proj_size": 64},
+            {"layer_norm": True},
+            {"recurrent_dropout": 0.25},
+        )
+        if kind == "training" or "recurrent_dropout" not in options  # it is for training alone
     ),
     # Two threads against one.
     _row("threads", "forward", "1 250 512 512", threads=2, yardstick="one thread", own_goal=2.0),

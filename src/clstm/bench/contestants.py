@@ -26,6 +26,7 @@ from .cases import Case
 Array = NDArray[Any]
 Results = dict[str, Array]
 
+DROPOUT_SEED = 3  # what clstm draws its masks from; the first one is that of `Problem.recurrent_mask`
 STREAM_STEPS = 3  # steps of a stream that are verified: more than one, so that the state has to come back
 
 
@@ -37,12 +38,16 @@ class Problem:
     ----------
     x : ndarray of shape (T, B, I)
         In a stream T is STREAM_STEPS.
-    h_0, c_0 : ndarrays of shape (1, B, H)
-    dy : ndarray of shape (T, B, H)
+    h_0, c_0 : ndarrays of shape (1, B, R) and (1, B, H)
+        R is the size of the projection, or H.
+    dy : ndarray of shape (T, B, R)
         Derivative of the loss by the hidden states.
     lengths : ndarray of shape (B,), or None
+    resets : ndarray of bool of shape (T, B), or None
+        Where episodes begin.
     weights : dict
-        ``weight_ih_l0 (4H, I)``, ``weight_hh_l0 (4H, H)``, ``bias_l0 (4H,)``; gate order i, f, g, o.
+        ``weight_ih_l0 (4H, I)``, ``weight_hh_l0 (4H, R)``, ``bias_l0 (4H,)``; gate order i, f, g, o.  With
+        options those that `clstm.LSTM` has beside them.
     """
 
     case: Case
@@ -51,6 +56,7 @@ class Problem:
     c_0: Array
     dy: Array
     lengths: NDArray[np.intp] | None
+    resets: NDArray[np.bool_] | None
     weights: dict[str, Array]
 
     @classmethod
@@ -58,20 +64,43 @@ class Problem:
         """Draw the numbers of a case, the same ones every time."""
         rng = np.random.default_rng(0)
         T = STREAM_STEPS if case.kind == "stream" else case.T
-        shapes = [(T, case.B, case.I), (1, case.B, case.H), (1, case.B, case.H), (T, case.B, case.H)]
+        shapes = [(T, case.B, case.I), (1, case.B, case.R), (1, case.B, case.H), (T, case.B, case.R)]
         x, h_0, c_0, dy = (rng.standard_normal(shape).astype(case.dtype) for shape in shapes)
         if case.last_step:
             dy[:-1] = 0.0
-        weights = clstm.LSTM(case.I, case.H, dtype=case.dtype, rng=rng).state_dict()
-        weights["bias_l0"] += rng.uniform(-0.1, 0.1, 4 * case.H).astype(case.dtype)
-        return cls(case, x, np.tanh(h_0), c_0, dy, case.lengths(), weights)
+        weights = clstm.LSTM(case.I, case.H, dtype=case.dtype, rng=rng, **dict(case.options)).state_dict()
+        matrices = ("weight_ih_l0", "weight_hh_l0", "weight_hr_l0")
+        for name in [name for name in weights if name not in matrices]:  # what begins as a constant
+            weights[name] += rng.uniform(-0.1, 0.1, weights[name].shape).astype(case.dtype)
+        if "layer_norm_h_l0" in weights:  # chaotic at 1: rounding grows from step to step, whoever computes
+            weights["layer_norm_h_l0"] *= 0.5
+        return cls(case, x, np.tanh(h_0), c_0, dy, case.lengths(), case.begins(), weights)
 
     def expected(self) -> Results:
         """Return what the definition computes in float64, by the names that `Contestant.results` uses."""
         kind = "forward" if self.case.kind in ("stream", "step") else self.case.kind
         case = replace(self.case, kind=kind, T=len(self.x), dtype="float64")
         numbers = {name: getattr(self, name).astype(np.float64) for name in ("x", "h_0", "c_0", "dy")}
-        return NumPy(Problem(case, **numbers, lengths=self.lengths, weights=self.weights)).verified()
+        return NumPy(replace(self, case=case, **numbers)).verified()
+
+    def recurrent_mask(self) -> Array | None:
+        """Return what the first training call of clstm multiplies h_prev by, (B, R), or None without dropout.
+
+        What is random is verified so: a contestant takes this mask in its first call, and draws its own in
+        each further one, as clstm does.
+        """
+        if self.case.kind != "training" or not self.case.recurrent_dropout:
+            return None
+        lstm = NumPy(self).lstm
+        lstm.forward(self.x[:1])
+        mask: Array = lstm.tape.layers[0].cells[0].masks.recurrent[0]
+        return mask
+
+
+def masks(first: Any, draw: Callable[[], Any]) -> Callable[[], Any]:
+    """Return what hands out `first` in its first call and draws in each further one."""
+    given = [first]
+    return lambda: given.pop() if given else draw()
 
 
 class Contestant:
@@ -135,18 +164,21 @@ class Clstm(Contestant):
 
     def __init__(self, problem: Problem) -> None:
         super().__init__(problem)
-        case, x, state, lengths = problem.case, problem.x, (problem.h_0, problem.c_0), problem.lengths
-        self.lstm = lstm = type(self).lstm_class(case.I, case.H, dtype=case.dtype)
+        case, x, state = problem.case, problem.x, (problem.h_0, problem.c_0)
+        arguments = (x, state, problem.lengths, problem.resets)
+        self.lstm = lstm = type(self).lstm_class(
+            case.I, case.H, dtype=case.dtype, rng=DROPOUT_SEED, **dict(case.options)
+        )
         lstm.load_state_dict(problem.weights)
         if case.kind == "stream":
             self.stream = lstm.stream(case.B, state)
-            self.call = partial(self.stream.step, self.x_t, np.empty((case.B, case.H), case.dtype))
+            self.call = partial(self.stream.step, self.x_t, np.empty((case.B, case.R), case.dtype))
         elif case.kind == "step":
             self.call = partial(lstm.step, x[0], state)
         elif case.kind == "forward":
-            self.call = partial(lstm, x, state, lengths)
+            self.call = partial(lstm, *arguments)
         else:
-            self.call = lambda: (lstm.forward(x, state, lengths), lstm.backward(problem.dy))
+            self.call = lambda: (lstm.forward(*arguments), lstm.backward(problem.dy))
         self.scope = self._with_threads
 
     @contextlib.contextmanager
@@ -187,8 +219,8 @@ class NumPy(Clstm):
 
     @classmethod
     def supports(cls, case: Case) -> bool:
-        """Its BLAS has one thread."""
-        return case.threads == 1
+        """Its BLAS has one thread, and what is written by hand for a stream no options."""
+        return case.threads == 1 and not (case.kind == "stream" and case.options)
 
     def _steps(self) -> Callable[[], Any]:
         x_t, h, c, H = self.x_t, self.problem.h_0[0], self.problem.c_0[0], self.problem.case.H

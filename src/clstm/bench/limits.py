@@ -103,8 +103,8 @@ def need(case: Case) -> Need:
     """
     if case.B >= BANDWIDTH_BOUND_BATCH:
         return Need(case.flops, 0.0, "GEMM")
-    rows = case.H if case.T > 1 else case.I + case.H
-    weights = rows * 4 * case.H
+    rows = case.R if case.T > 1 else case.I + case.R
+    weights = rows * 4 * case.H + (case.H * case.R if case.R != case.H else 0)
     size = weights * np.dtype(case.dtype).itemsize
     level = next((level for level, capacity in sorted(cache_sizes()[0].items()) if size <= capacity), "DRAM")
     lengths = case.lengths()

@@ -8,17 +8,24 @@ from __future__ import annotations
 
 import importlib
 import io
+import warnings
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
 
+from ..reference import EPSILON
 from .cases import Case
-from .contestants import Array, Clstm, Contestant, NumPy, Problem, Results
+from .contestants import Array, Clstm, Contestant, NumPy, Problem, Results, masks
 
 
 class Torch(Contestant):
-    """torch.nn.LSTM; unequal lengths through packed sequences."""
+    """torch.nn.LSTM; unequal lengths through packed sequences, resets by one call for each step.
+
+    It has no resets, so that code clears the state itself where an episode begins, and takes a step a call
+    for it.
+    """
 
     name = "torch"
     modules = ("torch",)
@@ -28,23 +35,40 @@ class Torch(Contestant):
         self.torch = torch = importlib.import_module("torch")
         torch.set_num_threads(problem.case.threads)
         training = problem.case.kind == "training"
-        case = problem.case
-        lstm = torch.nn.LSTM(case.I, case.H, dtype=getattr(torch, case.dtype)).train(training)
-        weights = {
-            name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in problem.weights.items()
+        self.weights = {
+            name: torch.from_numpy(np.ascontiguousarray(value)).requires_grad_(training)
+            for name, value in problem.weights.items()
         }
-        bias = weights.pop("bias_l0")
-        lstm.load_state_dict(weights | {"bias_ih_l0": bias, "bias_hh_l0": torch.zeros_like(bias)})
-        state = tuple(
+        self.state = tuple(
             torch.from_numpy(value.copy()).requires_grad_(training) for value in (problem.h_0, problem.c_0)
         )
+        self.x = torch.from_numpy(problem.x.copy()).requires_grad_(training)
         if training:
-            self.call = self._training(lstm, state)
+            self.call = self._training()
         else:
-            self.call = self._steps(lstm, state) if case.kind == "stream" else self._forward(lstm, state)
+            self.call = self._steps() if problem.case.kind == "stream" else self._inference()
             self.scope = torch.inference_mode
 
-    def _steps(self, lstm: Any, state: Any) -> Callable[[], Any]:
+    @classmethod
+    def supports(cls, case: Case) -> bool:
+        """Of the options it has the projection."""
+        return {name for name, _ in case.options} <= {"proj_size"} and not (case.resets and case.unequal)
+
+    def _module(self) -> Any:
+        """Return the module, and let `weights` be its parameters."""
+        torch, case, training = self.torch, self.problem.case, self.problem.case.kind == "training"
+        dtype, R = getattr(torch, case.dtype), case.R if case.R != case.H else 0
+        lstm = torch.nn.LSTM(case.I, case.H, proj_size=R, dtype=dtype).train(training)
+        bias = self.weights.pop("bias_l0").detach()
+        biases = {"bias_ih_l0": bias, "bias_hh_l0": torch.zeros_like(bias)}
+        lstm.load_state_dict({name: value.detach() for name, value in self.weights.items()} | biases)
+        # It goes without oneDNN then, and says so in the middle of the table.
+        warnings.filterwarnings("ignore", "LSTM with projections")
+        self.weights = dict(lstm.named_parameters())
+        return lstm
+
+    def _steps(self) -> Callable[[], Any]:
+        lstm, state = self._module(), self.state
         x_t = self.torch.from_numpy(self.x_t)[None]
 
         def step() -> Any:
@@ -54,32 +78,62 @@ class Torch(Contestant):
 
         return step
 
-    def _forward(self, lstm: Any, state: Any, x: Any = None) -> Callable[[], Any]:
+    def _forward(self) -> Callable[[], Any]:
+        """Return what runs the sequences: (y, (h_n, c_n))."""
         rnn = importlib.import_module("torch.nn.utils.rnn")
-        problem = self.problem
-        x = self.torch.from_numpy(problem.x) if x is None else x
+        problem, lstm, x, state = self.problem, self._module(), self.x, self.state
+        if problem.resets is not None:
+            return self._in_pieces(lstm, problem.resets)
         if problem.lengths is None:
-            return lambda: (lstm(x, state), ())
+            return lambda: lstm(x, state)
         lengths = self.torch.from_numpy(problem.lengths.astype(np.int64))
 
         def forward() -> Any:
             packed, last = lstm(rnn.pack_padded_sequence(x, lengths, enforce_sorted=False), state)
-            return (rnn.pad_packed_sequence(packed, total_length=problem.case.T)[0], last), ()
+            return rnn.pad_packed_sequence(packed, total_length=problem.case.T)[0], last
 
         return forward
 
-    def _training(self, lstm: Any, state: Any) -> Callable[[], Any]:
-        x = self.torch.from_numpy(self.problem.x.copy()).requires_grad_()
+    def _in_pieces(self, lstm: Any, resets: Array) -> Callable[[], Any]:
+        """Return what clears the state before each piece."""
+        starts = self._starts(resets)
+        sizes = np.diff([*starts, len(resets)]).tolist()
+        keeps = self._keeps(resets)
+
+        def forward() -> Any:
+            h, c = self.state
+            outputs = []
+            for start, x in zip(starts, self.x.split(sizes), strict=True):
+                keep = keeps[start]
+                y, (h, c) = lstm(x, (keep * h, keep * c))
+                outputs.append(y)
+            return self.torch.cat(outputs), (h, c)
+
+        return forward
+
+    def _starts(self, resets: Array) -> list[int]:
+        """Return the first step of each piece."""
+        return list(range(len(resets)))
+
+    def _keeps(self, resets: Array) -> Any:
+        """Return for each step what the state is multiplied by: 0 where an episode begins, else 1; (B, 1)."""
+        return self.torch.from_numpy((~resets).astype(self.problem.case.dtype))[..., None].unbind(0)
+
+    def _inference(self) -> Callable[[], Any]:
+        forward = self._forward()
+        return lambda: (forward(), ())
+
+    def _training(self) -> Callable[[], Any]:
+        forward = self._forward()
         dy = self.torch.from_numpy(self.problem.dy.copy())
-        forward = self._forward(lstm, state, x)
         # `grad` hands the gradients out instead of adding them to `.grad`: the least work that yields all of
         # them.
-        wanted = [x, *state, *lstm.parameters()]
-        self.names = ["dx", "dh_0", "dc_0", *(f"d{name}" for name, _ in lstm.named_parameters())]
+        wanted = [self.x, *self.state, *self.weights.values()]
+        self.names = ["dx", "dh_0", "dc_0", *(f"d{name}" for name in self.weights)]
         grad = self.torch.autograd.grad
 
         def train() -> Any:
-            output, _ = forward()
+            output = forward()
             return output, grad(output[0], wanted, dy)
 
         return train
@@ -90,8 +144,90 @@ class Torch(Contestant):
         results = {"y": y, "h_n": h_n, "c_n": c_n}
         if gradients:
             results |= dict(zip(self.names, gradients, strict=True))
-            del results["dbias_hh_l0"]
+            results.pop("dbias_hh_l0", None)
         return {name.replace("bias_ih", "bias"): value.detach().numpy() for name, value in results.items()}
+
+
+class TorchPieces(Torch):
+    """torch.nn.LSTM, one call for each piece between steps where an episode of any row begins."""
+
+    name = "torch_pieces"
+
+    @classmethod
+    def supports(cls, case: Case) -> bool:
+        """Tell whether there are resets."""
+        return case.resets and super().supports(case)
+
+    def _starts(self, resets: Array) -> list[int]:
+        return sorted({0, *np.flatnonzero(resets.any(axis=1)).tolist()})
+
+
+class TorchLoop(Torch):
+    """A loop over time in operations of torch, for what torch.nn.LSTM does not have; one product for all x.
+
+    The gates of a step are one `addmm` and operations on its four chunks; the gradients are autograd's.
+    """
+
+    name = "torch_loop"
+
+    @classmethod
+    def supports(cls, case: Case) -> bool:
+        """Whole sequences with resets or options; masks are not drawn anew for each episode."""
+        options = {name for name, _ in case.options}
+        known = {"peepholes", "proj_size", "layer_norm"} | (set() if case.resets else {"recurrent_dropout"})
+        wanted = case.kind in ("forward", "training") and (case.resets or bool(options))
+        return wanted and options <= known and not case.unequal
+
+    def _forward(self) -> Callable[[], Any]:
+        torch, problem, weights = self.torch, self.problem, self.weights
+        functional, case = torch.nn.functional, problem.case
+        W_x, W_h, bias = (weights[f"{name}_l0"] for name in ("weight_ih", "weight_hh", "bias"))
+        peepholes, W_r = weights.get("weight_peephole_l0"), weights.get("weight_hr_l0")
+        gain_x, gain_h, norm_c = (weights.get(f"layer_norm_{name}_l0") for name in "xhc")
+        keeps: Any = [None] * case.T if problem.resets is None else self._keeps(problem.resets)
+        draw = self._masks()
+
+        def forward() -> Any:
+            h, c = self.state[0][0], self.state[1][0]
+            R, mask, outputs = W_h.t(), draw(), []
+            z_x = functional.linear(self.x, W_x, bias if gain_x is None else None)
+            if gain_x is not None:
+                z_x = functional.layer_norm(z_x, gain_x.shape, gain_x, bias)
+            if norm_c is not None:
+                gain_c, shift_c = norm_c.unbind(0)
+            if peepholes is not None:
+                p_i, p_f, p_o = peepholes.unbind(0)
+            for x_t, keep in zip(z_x.unbind(0), keeps, strict=True):
+                if keep is not None:
+                    h, c = keep * h, keep * c
+                h_seen = h if mask is None else h * mask
+                if gain_h is None:
+                    z = torch.addmm(x_t, h_seen, R)
+                else:
+                    z = x_t + functional.layer_norm(h_seen @ R, gain_h.shape, gain_h)
+                i, f, g, o = z.chunk(4, 1)
+                if peepholes is not None:
+                    i, f = torch.addcmul(i, p_i, c), torch.addcmul(f, p_f, c)
+                c = torch.addcmul(f.sigmoid() * c, i.sigmoid(), g.tanh())
+                if peepholes is not None:
+                    o = torch.addcmul(o, p_o, c)
+                seen = c if norm_c is None else functional.layer_norm(c, gain_c.shape, gain_c, shift_c)
+                h = o.sigmoid() * seen.tanh()
+                if W_r is not None:
+                    h = h @ W_r.t()
+                outputs.append(h)
+            return torch.stack(outputs), (h[None], c[None])
+
+        return forward
+
+    def _masks(self) -> Callable[[], Any]:
+        """Return what draws the mask of h_prev for a call; the first call, which is verified, has clstm's."""
+        mask = self.problem.recurrent_mask()
+        if mask is None:
+            return lambda: None
+        p, ones = self.problem.case.recurrent_dropout, self.torch.ones(mask.shape, dtype=self.x.dtype)
+        draw = self.torch.nn.functional.dropout
+        return masks(self.torch.from_numpy(mask.copy()), lambda: draw(ones, p))
 
 
 class TorchCell(Contestant):
@@ -125,8 +261,8 @@ class TorchCell(Contestant):
 
     @classmethod
     def supports(cls, case: Case) -> bool:
-        """Single steps only."""
-        return case.kind in ("stream", "step")
+        """Single steps of the plain layer only."""
+        return case.kind in ("stream", "step") and not case.options
 
     def results(self, output: Any) -> Results:
         """Name what `call` returned."""
@@ -180,8 +316,10 @@ class OnnxRuntime(Contestant):
 
     @classmethod
     def supports(cls, case: Case) -> bool:
-        """No gradients; its CPU kernel has no float64."""
-        return case.kind != "training" and case.dtype == "float32"
+        """No gradients, no resets; its CPU kernel has no float64."""
+        options = {name for name, _ in case.options}
+        can = case.kind != "training" and case.dtype == "float32" and not case.resets
+        return can and options <= {"peepholes"}
 
     def results(self, output: Any) -> Results:
         """Name what `call` returned."""
@@ -223,6 +361,11 @@ class OpenVino(OnnxRuntime):
             return outputs
 
         self.call = call
+
+    @classmethod
+    def supports(cls, case: Case) -> bool:
+        """No peepholes either."""
+        return super().supports(case) and not case.options
 
 
 class _Arrays:
@@ -271,6 +414,9 @@ def onnx_model(problem: Problem) -> bytes:
         helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape) for name, shape in shapes.items()
     ]
     node_inputs = ["x", "W", "R", "B", "lengths" if case.unequal else "", "h_0", "c_0"]
+    if "weight_peephole_l0" in problem.weights:
+        constants["P"] = problem.weights["weight_peephole_l0"][[0, 2, 1]].reshape(1, -1)  # i, o, f
+        node_inputs.append("P")
     node = helper.make_node("LSTM", node_inputs, list(shapes), hidden_size=case.H)
     initializers = [
         numpy_helper.from_array(np.ascontiguousarray(value), name) for name, value in constants.items()
@@ -289,67 +435,108 @@ class Jax(Contestant):
 
     def __init__(self, problem: Problem) -> None:
         super().__init__(problem)
-        jax = importlib.import_module("jax")
+        self.jax = jax = importlib.import_module("jax")
         jax.config.update("jax_enable_x64", True)
-        jnp, case = jax.numpy, problem.case
+        jnp, case, training = jax.numpy, problem.case, problem.case.kind == "training"
         self.ready = jax.block_until_ready
-        weights = tuple(jnp.asarray(np.ascontiguousarray(value.T)) for value in problem.weights.values())
+        weights = {
+            name: jnp.asarray(np.ascontiguousarray(value.T)) for name, value in problem.weights.items()
+        }
         h_0, c_0, dy = (jnp.asarray(value) for value in (problem.h_0[0], problem.c_0[0], problem.dy))
-        lengths = None if problem.lengths is None else jnp.asarray(problem.lengths)[:, None]
 
-        def cell(carry: Any, x_projected: Any, R: Any, t: Any) -> Any:
-            h_prev, c_prev = carry
-            i, f, g, o = jnp.split(x_projected + h_prev @ R, 4, axis=-1)
-            c = jax.nn.sigmoid(f) * c_prev + jax.nn.sigmoid(i) * jnp.tanh(g)
-            h = jax.nn.sigmoid(o) * jnp.tanh(c)
-            if lengths is None:
-                return (h, c), h
-            real = t < lengths
-            return (jnp.where(real, h, h_prev), jnp.where(real, c, c_prev)), jnp.where(real, h, 0.0)
+        def train(mask: Any, *arguments: Any) -> Any:
+            output, pull_back = jax.vjp(partial(self._forward, mask), *arguments)
+            return output, pull_back((dy, jnp.zeros_like(h_0), jnp.zeros_like(c_0)))
 
-        def forward(x: Any, h: Any, c: Any, W: Any, R: Any, bias: Any) -> Any:
-            steps = (x @ W + bias, jnp.arange(len(x)))
-            (h, c), y = jax.lax.scan(lambda carry, step: cell(carry, step[0], R, step[1]), (h, c), steps)
-            return y, h, c
-
-        def train(x: Any, h: Any, c: Any, W: Any, R: Any, bias: Any) -> Any:
-            output, pull_back = jax.vjp(forward, x, h, c, W, R, bias)
-            return output, pull_back((dy, jnp.zeros_like(h), jnp.zeros_like(c)))
-
-        function = train if case.kind == "training" else forward
         x = jnp.asarray(problem.x[: case.T])
-        compiled = jax.jit(function).lower(x, h_0, c_0, *weights).compile()
+        function, mask = (train if training else self._forward), problem.recurrent_mask()
+        compiled = jax.jit(function).lower(mask, x, h_0, c_0, weights).compile()
         if case.kind == "stream":
             x_t, state = self.x_t[None], (h_0, c_0)
 
             def step() -> Any:
                 nonlocal state
-                y, *state = self.ready(compiled(x_t, *state, *weights))
+                y, *state = self.ready(compiled(None, x_t, *state, weights))
                 return (y, *state), ()
 
             self.call = step
-        elif case.kind == "training":
-            self.call = lambda: self.ready(compiled(x, h_0, c_0, *weights))
+        elif training:
+            draw = self._masks(mask)
+            self.call = lambda: self.ready(compiled(draw(), x, h_0, c_0, weights))
         else:
-            self.call = lambda: (self.ready(compiled(x, h_0, c_0, *weights)), ())
+            self.call = lambda: (self.ready(compiled(None, x, h_0, c_0, weights)), ())
 
     @classmethod
     def supports(cls, case: Case) -> bool:
         """Tell whether one thread is wanted: how many it has is fixed when it starts."""
-        return case.threads == 1
+        known = {"peepholes", "proj_size", "layer_norm"} | (set() if case.resets else {"recurrent_dropout"})
+        return case.threads == 1 and {name for name, _ in case.options} <= known
+
+    def _masks(self, mask: Array | None) -> Callable[[], Any]:
+        """Return what draws the mask of h_prev for a call."""
+        if mask is None:
+            return lambda: None
+        p, rng = self.problem.case.recurrent_dropout, np.random.default_rng()
+        shape, dtype = mask.shape, mask.dtype
+        return masks(mask, lambda: (rng.random(shape) >= p).astype(dtype) / dtype.type(1 - p))
+
+    def _forward(self, mask: Any, x: Any, h_0: Any, c_0: Any, weights: Any) -> Any:
+        """Return y, h_n, c_n; the weights are transposed."""
+        jax, jnp, problem = self.jax, self.jax.numpy, self.problem
+        sigmoid, tanh = jax.nn.sigmoid, jnp.tanh
+        W_x, W_h, bias = (weights[f"{name}_l0"] for name in ("weight_ih", "weight_hh", "bias"))
+        peepholes, W_r = weights.get("weight_peephole_l0"), weights.get("weight_hr_l0")
+        gain_x, gain_h, norm_c = (weights.get(f"layer_norm_{name}_l0") for name in "xhc")
+
+        def norm(values: Any, gain: Any) -> Any:
+            return values if gain is None else gain * jax.nn.standardize(values, epsilon=EPSILON)
+
+        def cell(state: Any, step: Any) -> Any:
+            h_prev, c_prev = state
+            z_x, begins, real = step
+            if begins is not None:
+                h_prev, c_prev = jnp.where(begins, 0, h_prev), jnp.where(begins, 0, c_prev)
+            i, f, g, o = jnp.split(
+                z_x + norm((h_prev if mask is None else h_prev * mask) @ W_h, gain_h), 4, axis=-1
+            )
+            if peepholes is not None:
+                i, f = i + peepholes[:, 0] * c_prev, f + peepholes[:, 1] * c_prev
+            c = sigmoid(f) * c_prev + sigmoid(i) * tanh(g)
+            if peepholes is not None:
+                o = o + peepholes[:, 2] * c
+            seen = c if norm_c is None else norm(c, norm_c[:, 0]) + norm_c[:, 1]
+            h = sigmoid(o) * tanh(seen)
+            h = h if W_r is None else h @ W_r
+            if real is None:
+                return (h, c), h
+            return (jnp.where(real, h, h_prev), jnp.where(real, c, c_prev)), jnp.where(real, h, 0.0)
+
+        T, lengths, resets = len(x), problem.lengths, problem.resets
+        real = None if lengths is None else jnp.asarray((np.arange(T)[:, None] < lengths)[:, :, None])
+        begins = None if resets is None else jnp.asarray(resets[:, :, None])
+        (h, c), y = jax.lax.scan(cell, (h_0, c_0), (norm(x @ W_x, gain_x) + bias, begins, real))
+        return y, h, c
 
     def results(self, output: Any) -> Results:
         """Name what `call` returned."""
         (y, h_n, c_n), gradients = output
         results = {"y": y, "h_n": h_n[None], "c_n": c_n[None]}
         if gradients:
-            dx, dh_0, dc_0, *dweights = gradients
+            dx, dh_0, dc_0, dweights = gradients
             results |= {"dx": dx, "dh_0": dh_0[None], "dc_0": dc_0[None]}
-            results |= {
-                f"d{name}": value.T for name, value in zip(self.problem.weights, dweights, strict=True)
-            }
+            results |= {f"d{name}": value.T for name, value in dweights.items()}
         return {name: np.asarray(value) for name, value in results.items()}
 
 
 # In the order of the table's columns; the first is compared with the rest.
-CONTESTANTS: tuple[type[Contestant], ...] = (Clstm, NumPy, Torch, TorchCell, OnnxRuntime, OpenVino, Jax)
+CONTESTANTS: tuple[type[Contestant], ...] = (
+    Clstm,
+    NumPy,
+    Torch,
+    TorchPieces,
+    TorchLoop,
+    TorchCell,
+    OnnxRuntime,
+    OpenVino,
+    Jax,
+)
