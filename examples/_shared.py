@@ -20,13 +20,18 @@ TEST_SEQUENCES = 1000
 UPDATES_BETWEEN_TESTS = 50
 
 
-def options(description):
-    """Read the command line: `quick` for a run of seconds, `output` for the folder that pictures go to."""
+def options(description, *, seed=None):
+    """Read the command line: `quick` for a run of seconds, `output` for the folder that pictures go to.
+
+    Given the default of a seed, there is `seed`, too.
+    """
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--quick", action="store_true", help="a smaller run, of seconds")
     parser.add_argument(
         "--output", type=Path, default=Path(), metavar="FOLDER", help="where pictures go (default: here)"
     )
+    if seed is not None:
+        parser.add_argument("--seed", type=int, default=seed, help=f"of everything random (default: {seed})")
     arguments = parser.parse_args()
     arguments.output.mkdir(parents=True, exist_ok=True)
     return arguments

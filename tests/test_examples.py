@@ -1,13 +1,14 @@
 """The examples run from their files alone, find what they claim, and save their pictures."""
 
+import importlib
 from pathlib import Path
 
+import numpy as np
 import pytest
-from conftest import run_python
+from conftest import assert_close, run_python
 
-EXAMPLES = sorted(
-    path for path in (Path(__file__).resolve().parents[1] / "examples").glob("*.py") if path.name[0] != "_"
-)
+FOLDER = Path(__file__).resolve().parents[1] / "examples"
+EXAMPLES = sorted(path for path in FOLDER.glob("*.py") if path.name[0] != "_")
 # Runs a script as `python script.py arguments` does.
 RUN = """
 import os, runpy, sys
@@ -31,7 +32,7 @@ def settings_of_matplotlib(tmp_path_factory):
 
 
 def test_there_are_examples():
-    assert {"gates", "gradient_flow", "lstm_against_rnn"} <= {path.stem for path in EXAMPLES}
+    assert {"gates", "gradient_flow", "lstm_against_rnn", "pole"} <= {path.stem for path in EXAMPLES}
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
@@ -47,3 +48,80 @@ def test_example_finds_what_it_claims_and_saves_its_picture(path, tmp_path, sett
     for picture in pictures:
         assert str(picture) in result.stdout
         assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+# ------------------------------------------------------------------------------------------------- pole.py
+
+
+@pytest.fixture
+def pole(monkeypatch):
+    """The module examples/pole.py."""
+    pytest.importorskip("matplotlib")
+    monkeypatch.syspath_prepend(FOLDER)
+    return importlib.import_module("pole")
+
+
+def test_push_of_a_cart_at_rest_has_the_known_accelerations(pole):
+    """With 1 kg, 0.1 kg and 0.5 m they are 400/41 m/s^2 and -600/41 rad/s^2, over 0.02 s."""
+    moved = pole.move(np.zeros(4), 10.0)
+    assert_close(moved, np.array([0, 8 / 41, 0, -12 / 41]), "forward")
+
+
+def test_energy_of_a_cart_and_its_pole_grows_by_force_times_velocity(pole):
+    """Lagrange's equations have this law; one wrong term breaks it."""
+    rng = np.random.default_rng(0)
+    states, forces = rng.uniform(-2, 2, (50, 4)), rng.uniform(-10, 10, 50)
+    rates = (pole.move(states, forces) - states) / pole.SECONDS
+
+    def energy(state):
+        _, velocity, angle, spin = state.T
+        across = velocity + pole.HALF_LENGTH * spin * np.cos(angle)  # of the middle of the pole
+        down = pole.HALF_LENGTH * spin * np.sin(angle)
+        turning = (pole.HALF_LENGTH * spin) ** 2 / 3
+        height = pole.HALF_LENGTH * np.cos(angle)
+        moving = pole.CART * velocity**2 + pole.POLE * (across**2 + down**2 + turning)
+        return moving / 2 + pole.POLE * pole.GRAVITY * height
+
+    power = energy(states + 1e-30j * rates).imag / 1e-30
+    assert_close(power, forces * states[:, pole.VELOCITY], "complex step")
+
+
+def test_episodes_end_beyond_the_limits_and_after_the_longest(pole):
+    carts = pole.Carts(4, np.random.default_rng(0))
+    carts.state[:3] = [2.41, 0, 0, 0], [0, 0, 0.22, 0], [0, 9, 0, 9]
+    carts.ages[2:] = 0, pole.LONGEST - 1
+    failed, ended = carts.push(np.full(4, True))
+    assert failed.tolist() == [True, True, False, False]
+    assert ended.tolist() == [True, True, False, True]
+    before = carts.state.copy()
+    carts.begin(ended)
+    assert carts.ages.tolist() == [0, 0, 1, 0]
+    assert np.array_equal(carts.state[2], before[2])
+    assert np.all(np.abs(carts.state[ended]) <= 0.05)
+
+
+def test_a_rollout_acts_as_the_layer_computes_and_resets_where_episodes_begin(pole):
+    rng = np.random.default_rng(0)
+    agent = pole.Agent((pole.POSITION, pole.ANGLE), True, rng)
+    carts, stream = pole.Carts(pole.CARTS, rng), agent.lstm.stream(pole.CARTS)
+    lengths = []
+    first, second = (pole.roll_out(agent, stream, carts, lengths) for _ in range(2))
+    assert first.resets[0].all()
+    for rollout in (first, second):
+        assert np.array_equal(rollout.resets[1:], rollout.ended)
+        assert rollout.ended.any(axis=0).all()  # pushes at random do not keep a pole up
+    assert len(lengths) == first.ended.sum() + second.ended.sum()
+    assert np.array_equal(second.resets[0], first.ended[-1])
+    _, after_first = agent.lstm(first.x[:-1], first.state, resets=first.resets[:-1])
+    for part, expected in zip(second.state, after_first, strict=True):
+        assert np.array_equal(part, expected)
+
+
+def test_without_memory_nothing_of_the_past_is_left(pole):
+    rng = np.random.default_rng(0)
+    agent = pole.Agent((pole.POSITION, pole.ANGLE), False, rng)
+    stream = agent.lstm.stream(pole.CARTS)
+    rollout = pole.roll_out(agent, stream, pole.Carts(pole.CARTS, rng), [])
+    y, _ = agent.lstm(rollout.x, rollout.state, resets=rollout.resets)
+    alone, _ = agent.lstm(rollout.x.reshape(1, -1, 2))
+    assert np.array_equal(y.reshape(alone.shape), alone)
