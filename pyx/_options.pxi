@@ -397,10 +397,8 @@ cdef void step_backward_options(Backward *job, const Share *share, int thread, P
     while r < schedule.active[s]:
         for q in range(r, min(r + tile_rows(4), schedule.active[s])):
             b, t = schedule.order[q], time_of(schedule, q, s)
-            c_prev = <const floating *> job.zeros
-            if not begins(schedule, q, s):
-                c_prev = <const floating *> (at(&job.c, time_of(schedule, q, s - 1), b) if s
-                                             else <char *> job.c_0 + b * H * sizeof(floating))
+            c_prev = state_before(schedule, &job.c, <const floating *> job.c_0, H,
+                                  <const floating *> job.zeros, q, s)
             memcpy(<floating *> options.c_prev + (n + q) * whole + share.unit, c_prev + share.unit,
                    (share.unit_end - share.unit) * sizeof(floating))
             gates_backward_options(job, share, thread, q, b, t, n + q, rows, like)

@@ -587,6 +587,16 @@ cdef void walk_backward(Backward *job, int thread, fp_state caller, const floati
         unpack_row(cell, <const floating *> dW + k * 4 * V, K * 4 * V, 0, U, to)
 
 
+cdef inline const floating *state_before(const Schedule *schedule, const Steps *states, const floating *first,
+                                         Py_ssize_t n, const floating *zeros, Py_ssize_t r,
+                                         Py_ssize_t s) noexcept nogil:
+    """Where h or c before step s of workspace row r lies: n numbers of the caller's, or zeros."""
+    cdef Py_ssize_t b = schedule.order[r]
+    if begins(schedule, r, s):
+        return zeros
+    return <const floating *> at(states, time_of(schedule, r, s - 1), b) if s else first + b * n
+
+
 cdef void gather_operands(Backward *job, int thread, Py_ssize_t start, Py_ssize_t end, Py_ssize_t row,
                           Py_ssize_t row_end, Py_ssize_t rows, const floating *like) noexcept nogil:
     """Rows row .. row_end of [x; h_prev; 1], which the weights were multiplied by, in steps start .. end."""
@@ -599,11 +609,8 @@ cdef void gather_operands(Backward *job, int thread, Py_ssize_t start, Py_ssize_
     for s in range(start, end):
         for r in range(max(0, row - n), min(schedule.active[s], row_end - n)):
             b = schedule.order[r]
-            if begins(schedule, r, s):
-                h_prev = <const floating *> job.zeros
-            else:
-                h_prev = <const floating *> (at(&job.y, time_of(schedule, r, s - 1), b) if s
-                                             else <char *> job.h_0 + b * R * sizeof(floating))
+            h_prev = state_before(schedule, &job.y, <const floating *> job.h_0, R,
+                                  <const floating *> job.zeros, r, s)
             if masked != NULL:
                 mask = <const floating *> at(&job.recurrent, time_of(schedule, r, s), b)
                 for k in range(R):
@@ -639,11 +646,8 @@ cdef inline void gates_backward(int kind, Py_ssize_t G, Backward *job, const Sha
             dy = <const floating *> at(&job.dy, t, b)
             if kind == LSTM:
                 c = <const floating *> at(&job.c, t, b)
-                if begins(schedule, q, s):
-                    c_prev = <const floating *> job.zeros
-                else:
-                    c_prev = <const floating *> (at(&job.c, time_of(schedule, q, s - 1), b) if s
-                                                 else <char *> job.c_0 + b * H * sizeof(floating))
+                c_prev = state_before(schedule, &job.c, <const floating *> job.c_0, H,
+                                      <const floating *> job.zeros, q, s)
             for u in range(share.u, share.u_end):
                 dh = <floating *> job.dh + (q * U + u) * V
                 dc = <floating *> job.dc + (q * U + u) * V

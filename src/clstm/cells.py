@@ -116,9 +116,8 @@ class Cell(NamedTuple):
 
     def copy_in(self, other: Cell) -> None:
         """Take the values of another cell."""
-        for own, new in zip(self, other, strict=True):
-            if isinstance(own, np.ndarray):
-                own[...] = new
+        for own, new in zip(self.arrays, other.arrays, strict=True):
+            own[...] = new
 
 
 class Schedule(NamedTuple):

@@ -320,15 +320,16 @@ def lstm_backward(dh: Array, dc_carry: Array, gates: Array, c_t: Array, c_prev: 
     return np.concatenate(dz, axis=-1), (dc * f,)
 
 
-def rnn_forward(z: Array) -> tuple[Array, State]:
-    """Return h_t twice, as the one gate and as the state: equation 6."""
-    h_t = np.tanh(z)  # 6
-    return h_t, (h_t,)
+def rnn_forward(z: Array) -> Array:
+    """Return h_t: equation 6."""
+    h_t: Array = np.tanh(z)  # 6
+    return h_t
 
 
-def rnn_backward(dh: Array, h_t: Array) -> tuple[Array, State]:
+def rnn_backward(dh: Array, h_t: Array) -> Array:
     """Return dz: equation 6'."""
-    return dh * (1 - h_t**2), ()  # 6'
+    dz: Array = dh * (1 - h_t**2)  # 6'
+    return dz
 
 
 # ------------------------------------------------------------------------------------- an LSTM with options
@@ -439,8 +440,7 @@ def _step_forward(cell: Any, x: Array, state: Any, masks: Any) -> tuple[dict[str
     recurrent, keep_h, keep_c = masks
     z, norms = pre_activations(cell, x, state[0] if recurrent is None else state[0] * recurrent)  # 1, 5
     if cell.kind.name == "rnn":
-        gates, after = rnn_forward(z)
-        return {}, after
+        return {}, (rnn_forward(z),)
     if cell.options is None:
         gates, after = lstm_forward(z, state[1])
         return {"gates": gates, "c": after[1]}, after
@@ -461,7 +461,7 @@ def _step_backward(
     beside: Array | float = 0.0  # what goes to h_prev past the product
     carries: Any  # what goes to the rest of the state
     if cell.kind.name == "rnn":
-        dz, carries = rnn_backward(dafter[0], y_t)
+        dz, carries = rnn_backward(dafter[0], y_t), ()
     elif cell.options is None:
         dz, carries = lstm_backward(dafter[0], dafter[1], gates, c_t, state[1])
     else:
