@@ -39,6 +39,8 @@ cdef struct Cell:
     Py_ssize_t Q            # panels of four of these, ceil(N / 4)
     const void *W_x         # IN (I, GH)
     const void *W_h         # IN (R, GH)
+    bint W_x_by_column      # whether it lies column after column in memory, as PyTorch has it
+    bint W_h_by_column
     const void *bias        # IN (GH,)
     # Of an LSTM with options; NULL for arrays that there are not.
     Activation gate, candidate, outer
@@ -58,8 +60,8 @@ cdef int read_cell(Cell *to, object cell, const floating *like) except -1:
 
     Here and in the entries bounds are checked: None is a view without numbers.
     """
-    cdef const floating[:, ::1] W_x = cell.W_x
-    cdef const floating[:, ::1] W_h = cell.W_h
+    cdef const floating[:, :] W_x = cell.W_x
+    cdef const floating[:, :] W_h = cell.W_h
     cdef const floating[::1] bias = cell.bias
     cdef str kind = cell.kind.name
     to.V = lanes(like)
@@ -71,9 +73,20 @@ cdef int read_cell(Cell *to, object cell, const floating *like) except -1:
     to.N = to.G * to.U
     to.Q = (to.N + 3) // 4
     to.W_x, to.W_h, to.bias = &W_x[0, 0], &W_h[0, 0], &bias[0]
+    to.W_x_by_column, to.W_h_by_column = lies_by_column(W_x), lies_by_column(W_h)
     if cell.options is not None:
         read_options(to, cell, like)
     return 0
+
+
+cdef bint lies_by_column(const floating[:, :] W) except? True:
+    """Whether a matrix lies column after column in memory, not row after row."""
+    cdef Py_ssize_t rows = W.shape[0], columns = W.shape[1], size = sizeof(floating)
+    if (columns == 1 or W.strides[1] == size) and (rows == 1 or W.strides[0] == columns * size):
+        return False
+    if (rows == 1 or W.strides[0] == size) and (columns == 1 or W.strides[1] == rows * size):
+        return True
+    raise ValueError("cell: expected matrices that are contiguous, or whose transpose is")
 
 
 @cython.boundscheck(True)

@@ -57,6 +57,14 @@ cdef extern from "simd.h" nogil:
                                                Py_ssize_t n, float *z)
     void accumulate_f64 "clstm_accumulate_f64"(const double *a, const double *rows, Py_ssize_t depth,
                                                Py_ssize_t n, double *z)
+    void transpose_f32 "clstm_transpose_f32"(const float *columns, Py_ssize_t pitch, Py_ssize_t n,
+                                             Py_ssize_t count, float *to, Py_ssize_t step, bint whole)
+    void transpose_f64 "clstm_transpose_f64"(const double *columns, Py_ssize_t pitch, Py_ssize_t n,
+                                             Py_ssize_t count, double *to, Py_ssize_t step, bint whole)
+    void accumulate_columns_f32 "clstm_accumulate_columns_f32"(const float *a, const float *columns,
+                                                               Py_ssize_t depth, Py_ssize_t n, float *z)
+    void accumulate_columns_f64 "clstm_accumulate_columns_f64"(const double *a, const double *columns,
+                                                               Py_ssize_t depth, Py_ssize_t n, double *z)
     ctypedef int fp_state "clstm_fp_state"
     fp_state flush_denormals "clstm_flush"()
     void restore_denormals "clstm_restore"(fp_state state)
@@ -173,6 +181,22 @@ cdef inline vec vec_let_through(vec x, double limit, vec d) noexcept nogil:
         return let_through_f64(x, limit, d)
 
 
+cdef inline void transpose(const floating *columns, Py_ssize_t pitch, Py_ssize_t n, Py_ssize_t count,
+                           floating *to, Py_ssize_t step, bint whole) noexcept nogil:
+    if floating is float:
+        transpose_f32(columns, pitch, n, count, to, step, whole)
+    else:
+        transpose_f64(columns, pitch, n, count, to, step, whole)
+
+
+cdef inline void accumulate(const floating *a, const floating *W, Py_ssize_t depth, Py_ssize_t n,
+                            bint by_column, floating *z) noexcept nogil:
+    if floating is float:
+        (accumulate_columns_f32 if by_column else accumulate_f32)(a, W, depth, n, z)
+    else:
+        (accumulate_columns_f64 if by_column else accumulate_f64)(a, W, depth, n, z)
+
+
 cdef inline Py_ssize_t lanes(const floating *like) noexcept nogil:
     return LANES_F32 if floating is float else LANES_F64
 
@@ -268,8 +292,8 @@ def backward(
     tape not None,                                           # IN   a CellTape
     const floating[:, :, ::contiguous] dy not None,          # IN   (T, B, R)
     tuple dfinal not None,                                   # IN   (B, R), (B, H)
-    floating[:, :, ::contiguous] dx not None,                # OUT  (T, B, I)
-    dcell not None,                                          # OUT  a Cell
+    floating[:, :, ::contiguous] dx,                         # OUT  (T, B, I), or None
+    dcell,                                                   # OUT  a Cell, or None
     tuple dstate not None,                                   # OUT  (B, R), (B, H)
 ):
     """Walk `forward` back; see `clstm.reference.backward`."""
@@ -286,9 +310,6 @@ def backward(
     cdef const floating[:, ::1] h_0 = state[0]
     cdef const floating[:, ::1] dh_n = dfinal[0]
     cdef floating[:, ::1] dh_0 = dstate[0]
-    cdef floating[:, ::1] dW_x = dcell.W_x
-    cdef floating[:, ::1] dW_h = dcell.W_h
-    cdef floating[::1] dbias = dcell.bias
     cdef const floating[:, ::1] c_0, dc_n
     cdef floating[:, ::1] dc_0
     cdef Py_ssize_t B = x.shape[1]
@@ -304,9 +325,8 @@ def backward(
     job.x, job.y, job.gates, job.c = steps_of(x), steps_of(y), steps_of(gates), steps_of(c)
     job.dy, job.dx, job.norms = steps_of(dy), steps_of(dx), steps_of(norms)
     job.recurrent, job.keep_h, job.keep_c = steps_of(recurrent), steps_of(keep_h), steps_of(keep_c)
-    job.dW_x, job.dW_h, job.dbias = &dW_x[0, 0], &dW_h[0, 0], &dbias[0]
     job.h_0, job.dh_n, job.dh_0 = rows_of(h_0, B), rows_of(dh_n, B), rows_of(dh_0, B)
-    if job.cell.kind == OPTIONS:
+    if dcell is not None:
         read_gradients(&job, dcell, <floating *> NULL)
     if job.cell.kind != RNN:
         c_0, dc_n, dc_0 = state[1], dfinal[1], dstate[1]
@@ -317,9 +337,14 @@ def backward(
 
 @cython.boundscheck(True)
 cdef int read_gradients(Backward *job, object dcell, const floating *like) except -1:
-    """Find where the gradients by the arrays of an LSTM with options go."""
+    """Find where the gradients by the arrays of a cell go."""
+    cdef floating[:, :] W_x = dcell.W_x
+    cdef floating[:, :] W_h = dcell.W_h
     cdef floating[:, ::1] matrix
-    cdef floating[::1] vector
+    cdef floating[::1] vector = dcell.bias
+    job.dW_x, job.dW_x_by_column = &W_x[0, 0], lies_by_column(W_x)
+    job.dW_h, job.dW_h_by_column = &W_h[0, 0], lies_by_column(W_h)
+    job.dbias = &vector[0]
     if job.cell.peepholes != NULL:
         matrix = dcell.peepholes
         job.dpeepholes = &matrix[0, 0]

@@ -198,7 +198,7 @@ cdef void pack_options(Forward *job, const floating *like) noexcept nogil:
     fill_padded(cell, &options.padded, like)
     if cell.W_r != NULL:
         side = projection_of(cell)
-        pack(&side, <const floating *> cell.W_r, 0, H, 0, H, <floating *> options.panels_r)
+        pack(&side, <const floating *> cell.W_r, False, H, 0, H, 0, H, <floating *> options.panels_r)
     if options.keep_c != NULL:
         for k in range(B * whole):
             (<floating *> options.keep_c)[k] = <floating> cell.zoneout_c
@@ -369,7 +369,8 @@ cdef void prepare_options_back(Backward *job, Py_ssize_t rows, int threads, Work
         fill_padded(cell, &options.padded, like)
         if cell.W_r != NULL:
             side = projection_of(cell)
-            pack_transposed(&side, <const floating *> cell.W_r, H, 0, side.U, <floating *> options.panels_r)
+            pack_transposed(&side, <const floating *> cell.W_r, False, H, 0, side.U,
+                            <floating *> options.panels_r)
 
 
 cdef void step_backward_options(Backward *job, const Share *share, int thread, Py_ssize_t s, Py_ssize_t n,

@@ -49,14 +49,21 @@ cdef void unpack_row(const Cell *cell, const floating *z, Py_ssize_t z_panel, Py
             copy_lanes(to + u * V, z + u // 4 * z_panel + u % 4 * V, H - u * V)
 
 
-cdef void pack(const Cell *cell, const floating *W, Py_ssize_t k, Py_ssize_t k_end, Py_ssize_t above,
-               Py_ssize_t depth, floating *panels) noexcept nogil:
-    """Rows k .. k_end of weights (n, GH) into panels `depth` deep, in which `above` rows stand above them."""
-    for k in range(k, k_end):
-        pack_row(cell, W + k * cell.G * cell.H, above + k, depth, panels)
+cdef void pack(const Cell *cell, const floating *W, bint by_column, Py_ssize_t rows, Py_ssize_t k,
+               Py_ssize_t k_end, Py_ssize_t above, Py_ssize_t depth, floating *panels) noexcept nogil:
+    """Rows k .. k_end of weights (rows, GH) into panels `depth` deep, in which `above` rows come first."""
+    cdef Py_ssize_t V = lanes(W), H = cell.H, v, unit, width
+    if not by_column:
+        for k in range(k, k_end):
+            pack_row(cell, W + k * cell.G * H, above + k, depth, panels)
+        return
+    for v in range(cell.N):             # vectors of columns: unit after unit, each with its gates
+        unit, width = v // cell.G * V, min(4, cell.N - v // 4 * 4)
+        transpose(W + (v % cell.G * H + unit) * rows + k, rows, min(V, H - unit), k_end - k,
+                  panels + (v // 4 * 4 * depth + (above + k) * width + v % 4) * V, width * V, True)
 
 
-cdef void pack_transposed(const Cell *cell, const floating *W, Py_ssize_t rows, Py_ssize_t u,
+cdef void pack_transposed(const Cell *cell, const floating *W, bint by_column, Py_ssize_t rows, Py_ssize_t u,
                           Py_ssize_t u_end, floating *panels) noexcept nogil:
     """Units u V .. u_end V of weights (rows, GH), transposed, into panels (N V, rows); padding becomes 0."""
     cdef Py_ssize_t V = lanes(W), H = cell.H, G = cell.G, pitch = cell.G * cell.H
@@ -72,12 +79,34 @@ cdef void pack_transposed(const Cell *cell, const floating *W, Py_ssize_t rows, 
             if count < width or H - u * V < V:
                 memset(to, 0, G * V * width * sizeof(floating))
             for g in range(G):
-                column = W + first * pitch + g * H + u * V
-                for lane in range(min(V, H - u * V)):
-                    for j in range(count):
-                        to[lane * width + j] = column[j * pitch + lane]
+                if by_column:
+                    for lane in range(min(V, H - u * V)):
+                        memcpy(to + lane * width, W + (g * H + u * V + lane) * rows + first,
+                               count * sizeof(floating))
+                else:
+                    column = W + first * pitch + g * H + u * V
+                    for lane in range(min(V, H - u * V)):
+                        for j in range(count):
+                            to[lane * width + j] = column[j * pitch + lane]
                 to += V * width
             first += 4 * V
+
+
+cdef void unpack(const Cell *cell, const floating *panels, Py_ssize_t k, Py_ssize_t k_end, Py_ssize_t above,
+                 Py_ssize_t depth, floating *W, bint by_column, Py_ssize_t rows) noexcept nogil:
+    """Rows k .. k_end of weights (rows, GH), OUT, from panels (depth, 4 V) where `above` rows come first."""
+    cdef Py_ssize_t V = lanes(panels), H = cell.H, v, unit, n
+    if not by_column:
+        for k in range(k, k_end):
+            unpack_row(cell, panels + (above + k) * 4 * V, depth * 4 * V, 0, cell.U, W + k * cell.G * H)
+        return
+    for v in range(cell.N):             # as in `pack`
+        unit = v // cell.G * V
+        n = k
+        while n < k_end:
+            transpose(panels + (v // 4 * depth + above + n) * 4 * V + v % 4 * V, 4 * V, min(V, k_end - n),
+                      min(V, H - unit), W + (v % cell.G * H + unit) * rows + n, rows, False)
+            n += V
 
 
 cdef inline void into_tiles(const floating *source, Py_ssize_t count, Py_ssize_t r, Py_ssize_t k,
@@ -163,10 +192,6 @@ cdef void multiply_in_place(const Cell *cell, const floating *x, const floating 
     """
     cdef Py_ssize_t n = cell.G * cell.H
     memcpy(flat, cell.bias, n * sizeof(floating))
-    if floating is float:
-        accumulate_f32(x, <const float *> cell.W_x, cell.I, n, flat)
-        accumulate_f32(h_prev, <const float *> cell.W_h, cell.R, n, flat)
-    else:
-        accumulate_f64(x, <const double *> cell.W_x, cell.I, n, flat)
-        accumulate_f64(h_prev, <const double *> cell.W_h, cell.R, n, flat)
+    accumulate(x, <const floating *> cell.W_x, cell.I, n, cell.W_x_by_column, flat)
+    accumulate(h_prev, <const floating *> cell.W_h, cell.R, n, cell.W_h_by_column, flat)
     pack_row(cell, <const floating *> flat, 0, depth, z)

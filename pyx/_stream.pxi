@@ -12,8 +12,8 @@ cdef class Stream:
     """Stacked layers and the state that they carry, for one step after the other: the base of `clstm.Stream`.
 
     Parameters: the cells, one a layer; the number of rows; the axes of arguments: "f" for (features,), "bf"
-    for (rows, features), "f1" for columns (features, 1); packed: take snapshots of the weights (see `pack`),
-    else read them where they lie at each step.
+    for (rows, features), "f1" for columns (features, 1), "" for arrays of any shape that hold as many
+    numbers; packed: take snapshots of the weights (see `pack`), else read them where they lie at each step.
 
     The sums run in the order of `forward`, so that the bits are the same.
     """
@@ -127,9 +127,10 @@ cdef class Stream:
             PyErr_Clear()
             return False
         if (
-            view.ndim == self.ndim
-            and view.shape[0 if self.column else self.ndim - 1] == features
-            and (self.ndim == 1 or view.shape[1 if self.column else 0] == self.B)
+            (self.ndim > 0 or view.len == self.B * features * view.itemsize)
+            and (self.ndim == 0 or view.ndim == self.ndim)
+            and (self.ndim == 0 or view.shape[0 if self.column else self.ndim - 1] == features)
+            and (self.ndim < 2 or view.shape[1 if self.column else 0] == self.B)
             and view.format[0] == (c'f' if self.single else c'd')
             and view.format[1] == 0
             and (<size_t> view.buf) % view.itemsize == 0

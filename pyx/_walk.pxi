@@ -235,10 +235,11 @@ cdef void pack_weights(Forward *job, int thread, int size, const floating *like)
     cdef const Cell *cell = &job.cell
     cdef Py_ssize_t I = cell.I, R = cell.R
     cdef bint joined = job.joined > 0
-    pack(cell, <const floating *> cell.W_x, I * thread // size, I * (thread + 1) // size,
-         0, I + R if joined else I, <floating *> (job.panels_h if joined else job.panels_x))
-    pack(cell, <const floating *> cell.W_h, R * thread // size, R * (thread + 1) // size,
-         job.joined, job.joined + R, <floating *> job.panels_h)
+    pack(cell, <const floating *> cell.W_x, cell.W_x_by_column, I, I * thread // size,
+         I * (thread + 1) // size, 0, I + R if joined else I,
+         <floating *> (job.panels_h if joined else job.panels_x))
+    pack(cell, <const floating *> cell.W_h, cell.W_h_by_column, R, R * thread // size,
+         R * (thread + 1) // size, job.joined, job.joined + R, <floating *> job.panels_h)
     if thread == 0:
         pack_row(cell, <const floating *> cell.bias, 0, 1, <floating *> job.bias_z)
         if cell.kind == OPTIONS:
@@ -409,12 +410,14 @@ cdef struct Backward:
     Steps dy, x, y, gates, c        # IN
     Steps recurrent, keep_h, keep_c  # IN; may be none
     Steps norms                     # IN; may be none
-    Steps dx                        # OUT
+    Steps dx                        # OUT; may be none
     const void *h_0                 # IN (B, R)
     const void *c_0                 # IN (B, H)
     const void *dh_n
     const void *dc_n
-    void *dW_x                      # OUT
+    bint dW_x_by_column             # as in Cell
+    bint dW_h_by_column
+    void *dW_x                      # OUT; NULL, as the others, if nobody asks for gradients by the weights
     void *dW_h
     void *dbias
     void *dh_0
@@ -464,12 +467,13 @@ cdef int run_backward(Backward *job, Py_ssize_t T, const Py_ssize_t *lengths, Py
             job.row_one = job.row_h + (R + tile - 1) // tile * tile
         job.K = job.row_one + 1
         threads = threads_for(&job.schedule, cell, threads, &job.by_units)
-        job.panels_x = take(&workspace, I_whole * N_whole * sizeof(floating))
+        if job.dx.start != NULL:
+            job.panels_x = take(&workspace, I_whole * N_whole * sizeof(floating))
+            job.chunk_dx = take(&workspace, most * I_whole * sizeof(floating))
         job.panels_h = take(&workspace, R_whole * N_whole * sizeof(floating))
         job.chunk_a = take(&workspace, most * (job.K + tile) * sizeof(floating))
         job.chunk_dz = take(&workspace, most * N_whole * sizeof(floating))
         job.panels_dz = take(&workspace, most * N_whole * sizeof(floating))
-        job.chunk_dx = take(&workspace, most * I_whole * sizeof(floating))
         job.dW = take_zeros(&workspace, job.K * cell.Q * 4 * V * sizeof(floating))
         job.dh = take_zeros(&workspace, B * R_whole * sizeof(floating))
         job.dc = take_zeros(&workspace, B * H_whole * sizeof(floating))
@@ -486,7 +490,8 @@ cdef int run_backward(Backward *job, Py_ssize_t T, const Py_ssize_t *lengths, Py
                 memcpy(<floating *> job.dh + r * R_whole, <const floating *> job.dh_n + b * R, size_h)
                 if cell.kind != RNN:
                     memcpy(<floating *> job.dc + r * H_whole, <const floating *> job.dc_n + b * H, size)
-            zero_padding(&job.dx, &job.schedule, T, sizeof(floating))
+            if job.dx.start != NULL:
+                zero_padding(&job.dx, &job.schedule, T, sizeof(floating))
             if floating is float:
                 run_team(threads, backward_f32, job, sizeof(Backward), &job.team)
             else:
@@ -496,7 +501,7 @@ cdef int run_backward(Backward *job, Py_ssize_t T, const Py_ssize_t *lengths, Py
                 memcpy(<floating *> job.dh_0 + b * R, <const floating *> job.dh + r * R_whole, size_h)
                 if cell.kind != RNN:
                     memcpy(<floating *> job.dc_0 + b * H, <const floating *> job.dc + r * H_whole, size)
-            if cell.kind == OPTIONS:
+            if cell.kind == OPTIONS and job.dW_x != NULL:
                 hand_out_gradients(job, like)
     return release(&workspace, job.team.cancelled)
 
@@ -520,16 +525,16 @@ cdef void walk_backward(Backward *job, int thread, fp_state caller, const floati
     cdef const Cell *cell = &job.cell
     cdef Py_ssize_t I = cell.I, H = cell.H, R = cell.R, U = cell.U, K = job.K, V = lanes(like)
     cdef Py_ssize_t size = team.size
-    cdef Py_ssize_t chunks = 0, start = 0, rows, n, s, k
+    cdef Py_ssize_t chunks = 0, start = 0, rows, n, s
     cdef double row_work = work_of(cell, 1)
     cdef floating *dW = <floating *> job.dW
-    cdef floating *to
     cdef Share share
 
-    pack_transposed(cell, <const floating *> cell.W_x, I, U * thread // size, U * (thread + 1) // size,
-                    <floating *> job.panels_x)
-    pack_transposed(cell, <const floating *> cell.W_h, R, U * thread // size, U * (thread + 1) // size,
-                    <floating *> job.panels_h)
+    if job.dx.start != NULL:
+        pack_transposed(cell, <const floating *> cell.W_x, cell.W_x_by_column, I, U * thread // size,
+                        U * (thread + 1) // size, <floating *> job.panels_x)
+    pack_transposed(cell, <const floating *> cell.W_h, cell.W_h_by_column, R, U * thread // size,
+                    U * (thread + 1) // size, <floating *> job.panels_h)
     while start < schedule.steps:
         start = chunk_end(schedule, start, &rows)
         if thread == 0:
@@ -543,8 +548,9 @@ cdef void walk_backward(Backward *job, int thread, fp_state caller, const floati
         chunks -= 1
         start = job.ends[chunks - 1] if chunks else 0
         chunk_end(schedule, start, &rows)
-        gather_operands(job, thread, start, job.ends[chunks], rows * thread // team.size,
-                        rows * (thread + 1) // team.size, rows, like)
+        if job.dW_x != NULL:
+            gather_operands(job, thread, start, job.ends[chunks], rows * thread // team.size,
+                            rows * (thread + 1) // team.size, rows, like)
 
         # 4' to 2', or 6', and the carry to the step before.
         n = rows
@@ -575,16 +581,13 @@ cdef void walk_backward(Backward *job, int thread, fp_state caller, const floati
         if not barrier(team, thread):
             return
 
-    for k in range(K * thread // team.size, K * (thread + 1) // team.size):
-        if k < I:
-            to = <floating *> job.dW_x + k * cell.G * H
-        elif job.row_h <= k < job.row_h + R:
-            to = <floating *> job.dW_h + (k - job.row_h) * cell.G * H
-        elif k == job.row_one:
-            to = <floating *> job.dbias
-        else:
-            continue
-        unpack_row(cell, <const floating *> dW + k * 4 * V, K * 4 * V, 0, U, to)
+    if job.dW_x != NULL:
+        unpack(cell, <const floating *> dW, I * thread // team.size, I * (thread + 1) // team.size, 0, K,
+               <floating *> job.dW_x, job.dW_x_by_column, I)
+        unpack(cell, <const floating *> dW, R * thread // team.size, R * (thread + 1) // team.size, job.row_h,
+               K, <floating *> job.dW_h, job.dW_h_by_column, R)
+        if thread == 0:
+            unpack(cell, <const floating *> dW, 0, 1, job.row_one, K, <floating *> job.dbias, False, 1)
 
 
 cdef inline const floating *state_before(const Schedule *schedule, const Steps *states, const floating *first,
@@ -736,7 +739,9 @@ cdef void sum_chunk(Backward *job, Py_ssize_t start, Py_ssize_t end, Py_ssize_t 
     cdef Py_ssize_t row = rows * thread // size, row_end = rows * (thread + 1) // size
     cdef Py_ssize_t n = 0, r, s
     cdef floating *chunk_dx = <floating *> job.chunk_dx
-    if cell.norm_x == NULL:
+    if job.dW_x == NULL:
+        pass
+    elif cell.norm_x == NULL:
         sum_rows(job, 0, K, <const floating *> job.panels_dz, first, last, rows)
     else:
         sum_rows(job, 0, I, <const floating *> job.options.panels_dx, first, last, rows)
@@ -744,6 +749,8 @@ cdef void sum_chunk(Backward *job, Py_ssize_t start, Py_ssize_t end, Py_ssize_t 
         sum_rows(job, job.row_one, 1, <const floating *> job.panels_dz, first, last, rows)
     if cell.kind == OPTIONS:
         sum_chunk_options(job, rows, thread, size, like)
+    if job.dx.start == NULL:
+        return
     multiply(<const floating *> (job.chunk_dz if cell.norm_x == NULL else job.options.chunk_dx)
              + row * depth, row_end - row, depth,
              <const floating *> job.panels_x, I_whole // V, depth, <const floating *> job.zeros, 0, 4 * V,

@@ -19,6 +19,7 @@
 #if defined(__GNUC__)
 #define CLSTM_INLINE static inline __attribute__((always_inline, unused))
 #define CLSTM_UNROLL _Pragma("GCC unroll 8")
+#define CLSTM_UNROLL_ALL _Pragma("GCC unroll 16")
 #if defined(__AVX512F__)
 #define CLSTM_REGISTER_BYTES 64
 #elif defined(__AVX__)
@@ -32,6 +33,7 @@
 #else
 #define CLSTM_INLINE static inline
 #define CLSTM_UNROLL
+#define CLSTM_UNROLL_ALL
 #define CLSTM_REGISTER_BYTES 0
 #define CLSTM_VECTOR_BYTES 0 /* no vectors */
 #endif
@@ -91,6 +93,21 @@ CLSTM_INLINE void clstm_restore(clstm_fp_state state)
 }
 #endif
 
+/* Which of the numbers of two vectors, side by side, are those of one half of both in turn; half is 0, or
+ * half of the lanes. */
+#define CLSTM_IN_TURN_2(half) (half), 2 + (half)
+#define CLSTM_IN_TURN_4(half) (half), 4 + (half), 1 + (half), 5 + (half)
+#define CLSTM_IN_TURN_8(half) \
+    (half), 8 + (half), 1 + (half), 9 + (half), 2 + (half), 10 + (half), 3 + (half), 11 + (half)
+#define CLSTM_IN_TURN_16(half) \
+    (half), 16 + (half), 1 + (half), 17 + (half), 2 + (half), 18 + (half), 3 + (half), 19 + (half), \
+        4 + (half), 20 + (half), 5 + (half), 21 + (half), 6 + (half), 22 + (half), 7 + (half), 23 + (half)
+#if defined(__has_builtin)
+#if __has_builtin(__builtin_shufflevector)
+#define CLSTM_SHUFFLES 1
+#endif
+#endif
+
 /* Sums that a tile keeps in registers: what is left of 32 or 16 beside the weights and the broadcast. */
 #if CLSTM_VECTOR_BYTES == 64 || defined(__aarch64__)
 #define CLSTM_SUMS 24
@@ -133,6 +150,7 @@ CLSTM_INLINE ptrdiff_t clstm_tile_rows(ptrdiff_t width)
 #define REAL float
 #define TYPE(name) clstm_##name##_f32
 #define TANH(name) CLSTM_TANH_F32_##name
+#define BYTES 4
 #define INTEGER int
 #define ABS_SCALAR fabsf
 #define FMA_SCALAR fmaf
@@ -150,6 +168,7 @@ CLSTM_INLINE ptrdiff_t clstm_tile_rows(ptrdiff_t width)
 #undef REAL
 #undef TYPE
 #undef TANH
+#undef BYTES
 #undef INTEGER
 #undef ABS_SCALAR
 #undef FMA_SCALAR
@@ -159,6 +178,7 @@ CLSTM_INLINE ptrdiff_t clstm_tile_rows(ptrdiff_t width)
 #define REAL double
 #define TYPE(name) clstm_##name##_f64
 #define TANH(name) CLSTM_TANH_F64_##name
+#define BYTES 8
 #define INTEGER long long
 #define ABS_SCALAR fabs
 #define FMA_SCALAR fma
@@ -362,6 +382,106 @@ static void TYPE(accumulate)(const REAL *restrict a, const REAL *restrict rows, 
     for (; k < depth; k++, rows += n)
         for (ptrdiff_t j = 0; j < n; j++)
             z[j] = TYPE(madd_scalar)(a[k], rows[j], z[j]);
+}
+
+#if CLSTM_VECTOR_BYTES
+/* The lower (0) or the upper (1) half of a and b, one number of each in turn. */
+CLSTM_INLINE TYPE(vec) TYPE(in_turn)(TYPE(vec) a, TYPE(vec) b, int half)
+{
+#if CLSTM_SHUFFLES && CLSTM_VECTOR_BYTES == 2 * BYTES
+#define IN_TURN CLSTM_IN_TURN_2
+#elif CLSTM_SHUFFLES && CLSTM_VECTOR_BYTES == 4 * BYTES
+#define IN_TURN CLSTM_IN_TURN_4
+#elif CLSTM_SHUFFLES && CLSTM_VECTOR_BYTES == 8 * BYTES
+#define IN_TURN CLSTM_IN_TURN_8
+#elif CLSTM_SHUFFLES && CLSTM_VECTOR_BYTES == 16 * BYTES
+#define IN_TURN CLSTM_IN_TURN_16
+#endif
+    enum { V = TYPE(LANES) };
+#ifdef IN_TURN
+    return half ? __builtin_shufflevector(a, b, IN_TURN(V / 2)) : __builtin_shufflevector(a, b, IN_TURN(0));
+#undef IN_TURN
+#else
+    TYPE(vec) mixed;
+    for (int j = 0; j < V / 2; j++) {
+        mixed[2 * j] = a[half * V / 2 + j];
+        mixed[2 * j + 1] = b[half * V / 2 + j];
+    }
+    return mixed;
+#endif
+}
+#endif
+
+/* Load a block of n rows of `count` numbers, `pitch` apart, as its columns; at most LANES of each.  Lanes of
+ * rows that there are not are 0. */
+CLSTM_INLINE void TYPE(load_columns)(const REAL *from, ptrdiff_t pitch, ptrdiff_t n, ptrdiff_t count,
+                                     TYPE(vec) * block)
+{
+    enum { V = TYPE(LANES) };
+    CLSTM_UNROLL_ALL
+    for (int r = 0; r < V; r++) {
+        block[r] = TYPE(broadcast)(0);
+        if (r < n)
+            memcpy(&block[r], from + r * pitch, count == V ? sizeof(block[r]) : count * sizeof(REAL));
+    }
+#if CLSTM_VECTOR_BYTES
+    /* Each pass interleaves the two halves of the rows; as many as V has bits transpose. */
+    for (int width = 1; width < V; width *= 2) {
+        TYPE(vec) mixed[V];
+        CLSTM_UNROLL_ALL
+        for (int r = 0; r < V / 2; r++) {
+            mixed[2 * r] = TYPE(in_turn)(block[r], block[r + V / 2], 0);
+            mixed[2 * r + 1] = TYPE(in_turn)(block[r], block[r + V / 2], 1);
+        }
+        memcpy(block, mixed, sizeof(mixed));
+    }
+#endif
+}
+
+/* to[k * step + j] = columns[j * pitch + k] for j < n and k < count; lanes n .. LANES become 0 if `whole`,
+ * else they are left alone.  n is at most LANES. */
+static void TYPE(transpose)(const REAL *columns, ptrdiff_t pitch, ptrdiff_t n, ptrdiff_t count, REAL *to,
+                            ptrdiff_t step, int whole)
+{
+    enum { V = TYPE(LANES) };
+    TYPE(vec) block[V];
+    for (ptrdiff_t k = 0; k < count; k += V) {
+        ptrdiff_t some = count - k < V ? count - k : V;
+        if (n == V && some == V)
+            TYPE(load_columns)(columns + k, pitch, V, V, block);
+        else
+            TYPE(load_columns)(columns + k, pitch, n, some, block);
+        for (ptrdiff_t j = 0; j < some; j++)
+            memcpy(to + (k + j) * step, &block[j], whole || n == V ? sizeof(block[j]) : n * sizeof(REAL));
+    }
+}
+
+/* As `accumulate`, for weights that lie column after column, (n, depth): a block of them at a time. */
+static void TYPE(accumulate_columns)(const REAL *restrict a, const REAL *restrict columns, ptrdiff_t depth,
+                                     ptrdiff_t n, REAL *restrict z)
+{
+    enum { V = TYPE(LANES) };
+    TYPE(vec) block[V], sum;
+    for (ptrdiff_t j = 0; j < n; j += V, columns += V * depth) {
+        ptrdiff_t lanes = n - j < V ? n - j : V;
+        ptrdiff_t k = 0;
+        sum = TYPE(broadcast)(0);
+        memcpy(&sum, z + j, lanes * sizeof(REAL));
+        if (lanes == V)
+            for (; k + V <= depth; k += V) {
+                TYPE(load_columns)(columns + k, depth, V, V, block);
+                CLSTM_UNROLL_ALL
+                for (int i = 0; i < V; i++)
+                    sum = TYPE(madd)(TYPE(broadcast)(a[k + i]), block[i], sum);
+            }
+        for (; k < depth; k += V) {
+            ptrdiff_t some = depth - k < V ? depth - k : V;
+            TYPE(load_columns)(columns + k, depth, lanes, some, block);
+            for (ptrdiff_t i = 0; i < some; i++)
+                sum = TYPE(madd)(TYPE(broadcast)(a[k + i]), block[i], sum);
+        }
+        memcpy(z + j, &sum, lanes * sizeof(REAL));
+    }
 }
 
 #endif

@@ -501,6 +501,8 @@ def test_kernels_refuse_none_and_the_wrong_dtype_before_they_write(kind, build, 
         for value in (None, wrong[argument]):
             if argument == "schedule" and value is not None:  # of whatever dtype
                 continue
+            if argument in ("dx", "dcell") and value is None:  # nobody asks for them
+                continue
             with pytest.raises((TypeError, ValueError)):
                 function(**given_ | {argument: value})
             for result in WRITTEN[name]:

@@ -581,7 +581,7 @@ def backward(
     tape: Any,
     dy: Array,
     dfinal: State,
-    dx: Array,
+    dx: Array | None,
     dcell: Any,
     dstate: State,
 ) -> None:
@@ -598,13 +598,13 @@ def backward(
         Derivative of the loss by y, without what flows through later steps.  Padding is not read.
     dfinal : tuple of ndarrays of shape (B, R) and (B, H)
         Derivatives by the final state.
-    dx : OUT, ndarray of shape (T, B, I)
+    dx : OUT, ndarray of shape (T, B, I), or None
         0 on padding.
-    dcell : OUT, clstm.cells.Cell
+    dcell : OUT, clstm.cells.Cell, or None
         Derivatives by the weights.
     dstate : OUT, tuple of ndarrays of shape (B, R) and (B, H)
     """
-    for out in (dx, *dcell.arrays):
+    for out in (() if dx is None else (dx,)) + (() if dcell is None else dcell.arrays):
         out[...] = 0
     for part, last in zip(dstate, dfinal, strict=True):
         part[...] = last  # what the steps after the current one ask of h and of c
@@ -616,11 +616,13 @@ def backward(
         before = _dropped(before, begins)
         left = tuple(None if part is None else part[t, rows] for part in tape[:5])
         dafter = tuple(part[rows] for part in dstate)
-        dx[t, rows], weights, dbefore = _step_backward(
+        dx_t, weights, dbefore = _step_backward(
             cell, x[t, rows], before, _masks_at(tape.masks, t, rows), left,
             (dy[t, rows] + dafter[0], *dafter[1:]),  # 4' and 6'
         )  # fmt: skip
-        for name, value in weights.items():
+        if dx is not None:
+            dx[t, rows] = dx_t
+        for name, value in () if dcell is None else weights.items():
             getattr(dcell, name)[...] += value
         for part, value in zip(dstate, _dropped(dbefore, begins), strict=True):
             part[rows] = value
