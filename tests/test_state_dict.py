@@ -204,6 +204,7 @@ def test_file_is_safetensors_with_pytorchs_names_and_the_arguments_as_json(tmp_p
         "batch_first": False,
         "dropout": 0.5,
         "bidirectional": True,
+        "reverse": False,
         "dtype": dtype,
         "init": "glorot",
         "input_dropout": 0.0,

@@ -39,7 +39,8 @@ def describe(value: object) -> str:
 
 
 def shorten(text: str) -> str:
-    """Cut a text to the length that a message has room for."""
+    """Cut a text to the length that a message has room for; what a terminal would obey is escaped."""
+    text = text if text.isprintable() else repr(text)[1:-1]
     return text if len(text) <= _LONGEST_TEXT else f"{text[: _LONGEST_TEXT - 3]}..."
 
 
@@ -145,7 +146,7 @@ def array(name: str, value: Any, dtype: np.dtype[Any], *, copy: bool = False) ->
     if given.dtype.kind not in "fiub":
         raise TypeError(f"{name}: expected real numbers, got dtype {given.dtype}")
     try:
-        with np.errstate(over="raise"):
+        with np.errstate(over="raise", invalid="ignore"):  # NaN comes in quiet kinds and others
             if copy:
                 return np.array(given, dtype=dtype, order="C")
             converted = np.require(given, dtype=dtype, requirements="A")
@@ -158,9 +159,17 @@ def array(name: str, value: Any, dtype: np.dtype[Any], *, copy: bool = False) ->
 def _as_array(name: str, value: Any, what: str) -> Array:
     """Call np.asarray; nested lists that are no rectangle are refused."""
     try:
-        return np.asarray(value)
+        return np.asarray(on_cpu(value))
     except ValueError:
         raise ValueError(f"{name}: expected an array of {what}, got rows of different lengths") from None
+
+
+def on_cpu(value: Any) -> Any:
+    """Return a tensor with grad, on a device or of bfloat16 as one that NumPy takes; all else as it is."""
+    if not hasattr(value, "detach") or not hasattr(value, "cpu"):
+        return value
+    tensor = value.detach().cpu()
+    return tensor.float() if str(tensor.dtype) == "torch.bfloat16" else tensor
 
 
 def shape(name: str, value: Array, expected: tuple[int | str, ...]) -> None:

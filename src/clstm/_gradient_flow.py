@@ -91,7 +91,7 @@ def gradient_flow(
     """
     if not isinstance(layer, SequenceLayer):
         raise TypeError(f"layer: expected LSTM or RNN, got {_check.describe(layer)}")
-    if layer.num_layers > 1 or layer.bidirectional:
+    if layer.num_layers > 1 or layer.bidirectional or layer.reverse:
         raise ValueError(
             "layer: expected one layer in one direction, for a state that all gradient passes through, "
             f"got {layer!r}"

@@ -22,7 +22,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from io import FileIO
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import safetensors
@@ -47,14 +47,29 @@ _ARGUMENTS_1 = (
 
 # Bytes of a header: room for 150 000 tensors, a few seconds and at worst 0.5 GB to parse.
 _LONGEST_HEADER = 1 << 24
+# In files of others, of which a quick end is promised: 10 000 tensors, at worst 32 MB.
+_LONGEST_FOREIGN_HEADER = 1 << 20
 # Of lists and objects in the arguments: a model of models of layers needs three times two.
 _DEEPEST_ARGUMENTS = 32
 # Axes of an array in NumPy 1.
 _MOST_AXES = 32
 
 _DTYPES: dict[str, np.dtype[Any]] = {"F32": np.dtype(np.float32), "F64": np.dtype(np.float64)}
+# Bytes of a number, of what others write; of a dtype that is not here only the place is known.
+_ITEMSIZES = {
+    "BOOL": 1, "U8": 1, "I8": 1, "U16": 2, "I16": 2, "F16": 2, "BF16": 2, "U32": 4, "I32": 4, "F32": 4,
+    "U64": 8, "I64": 8, "F64": 8,
+}  # fmt: skip
 _NO_SAFETENSORS = "not a safetensors file that NumPy can read ({})"
 _TEMPORARY = re.compile(r"\.clstm-[0-9a-f]{16}\.tmp")
+
+
+class Entry(NamedTuple):
+    """A tensor in the header of a file."""
+
+    dtype: str  # as safetensors calls it: F32, BF16 and so on
+    shape: tuple[int, ...]
+    place: tuple[int, int]  # bytes of the data, begin and end
 
 
 @dataclass(frozen=True, eq=False)
@@ -186,12 +201,58 @@ def write(
     array([[1., 0.],
            [0., 1.]])
     """
+    replace(path, _pack(class_name, arguments, tensors, version))
+
+
+def replace(path: str | os.PathLike[str], content: bytes) -> None:
+    """Replace a file by new content, whole or not at all.
+
+    Parameters
+    ----------
+    path : str or path-like
+        As for `write`.
+    content : bytes
+
+    Raises
+    ------
+    OSError
+        The file cannot be written; an old one is as it was.
+    """
     path = os.fsdecode(path)
-    content = _pack(class_name, arguments, tensors, version)
     try:
         _replace(path, content)
     except OSError as error:  # whatever it names, the user knows this path
         raise OSError(error.errno, error.strerror, path) from None
+
+
+def foreign_tensors(path: object, content: bytes) -> dict[str, tuple[Entry, memoryview]]:
+    """Find the tensors in a safetensors file that another package has written.
+
+    Parameters
+    ----------
+    path
+        For messages.
+    content : bytes
+        Of the whole file.
+
+    Returns
+    -------
+    dict of tuple
+        By name, what the header says, and the bytes, little-endian, in C order.
+
+    Raises
+    ------
+    FileFormatError
+        It is no safetensors file, or was written by `write`.
+    """
+    with _as_format_error(path, _NO_SAFETENSORS):
+        length = _header_length(content[:8], len(content), _LONGEST_FOREIGN_HEADER)
+        entries, metadata = _parse_header(content[8 : 8 + length])
+        table = _read_table(entries, len(content) - 8 - length, _ITEMSIZES, strict=False)
+    if _KEY in metadata:
+        raise FileFormatError(path, "expected a file of another package; clstm.load reads this one")
+    data = memoryview(content)[8 + length :]
+    return {name: (entry, data[slice(*entry.place)]) for name, entry in table.items()}
 
 
 # -------------------------------------------------------------------------------- contents to bytes and back
@@ -271,7 +332,7 @@ def _status(file: FileIO) -> tuple[int, int]:
 
 
 @contextmanager
-def _as_format_error(path: str, wording: str = "{}") -> Iterator[None]:
+def _as_format_error(path: object, wording: str = "{}") -> Iterator[None]:
     """Turn what is wrong with the contents into the one error of files."""
     try:
         yield
@@ -287,38 +348,69 @@ def _read_contents(path: str, file: FileIO) -> Contents:
         raise FileFormatError(path, "expected a regular file, got a FIFO or a device")
     with _as_format_error(path, _NO_SAFETENSORS):
         head = _read_head(file, size)
-        entries = _parse(head[8:].decode())
-        _check.instance("header", entries, dict)
-        metadata = entries.pop("__metadata__", {})
-        _check.instance("__metadata__", metadata, dict)
+        entries, metadata = _parse_header(head[8:])
     if _KEY not in metadata:
         raise FileFormatError(
             path, f"a safetensors file, but without the constructor's arguments under {_KEY!r}"
         )
     with _as_format_error(path):
         _check.instance(_KEY, metadata[_KEY], str)
-        version, class_name, arguments, checksum = _read_record(_parse(metadata[_KEY]))
+        version, class_name, arguments, checksum = _read_record(parse_json(metadata[_KEY]))
     with _as_format_error(path, _NO_SAFETENSORS):
-        shapes, dtypes = _read_table(entries, size - len(head))
+        itemsizes = {name: dtype.itemsize for name, dtype in _DTYPES.items()}
+        table = _read_table(entries, size - len(head), itemsizes, strict=True)
+    shapes = {name: entry.shape for name, entry in table.items()}
+    dtypes = {name: _DTYPES[entry.dtype] for name, entry in table.items()}
     return Contents(path, class_name, arguments, shapes, dtypes, file, head, status, version, checksum)
 
 
 def _read_head(file: FileIO, size: int) -> bytes:
     """Read the length of the header and the header."""
     start = _read(file, 8)
-    length = int.from_bytes(start, "little")
-    if len(start) < 8 or length > size - 8:
-        raise ValueError(f"{size} bytes, too few for its header")
-    if length > _LONGEST_HEADER:
-        raise ValueError(f"header: expected at most {_LONGEST_HEADER} bytes, got {length}")
+    length = _header_length(start, size, _LONGEST_HEADER)
     head = start + _read(file, length)
     if len(head) < 8 + length:
         raise ValueError("truncated while it was read")
     return head
 
 
-def _parse(text: str) -> Any:
-    """Parse JSON that anybody may have written."""
+def _header_length(start: bytes, size: int, longest: int) -> int:
+    """Return the length that the first bytes of a file of a size say."""
+    length = int.from_bytes(start, "little")
+    if len(start) < 8 or length > size - 8:
+        raise ValueError(f"{size} bytes, too few for its header")
+    if length > longest:
+        raise ValueError(f"header: expected at most {longest} bytes, got {length}")
+    return length
+
+
+def _parse_header(text: bytes) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the entries of tensors and the metadata."""
+    entries = parse_json(text.decode())
+    _check.instance("header", entries, dict)
+    metadata = entries.pop("__metadata__", {})
+    _check.instance("__metadata__", metadata, dict)
+    return entries, metadata
+
+
+def parse_json(text: str) -> Any:
+    """Parse JSON that anybody may have written.
+
+    Parameters
+    ----------
+    text : str
+
+    Returns
+    -------
+    object
+        Dicts, lists, strings, finite numbers, booleans and None.
+
+    Raises
+    ------
+    ValueError
+        It is no JSON, a name stands twice in an object, a number is none of a float's, or lists and objects
+        are nested too deeply.
+    """
     try:
         return json.loads(
             text, object_pairs_hook=_unique, parse_float=_finite, parse_constant=_refuse_constant
@@ -383,40 +475,49 @@ def _check_depth(arguments: dict[str, Any]) -> None:
 
 
 def _read_table(
-    entries: dict[str, Any], size: int
-) -> tuple[dict[str, tuple[int, ...]], dict[str, np.dtype[Any]]]:
-    """Return shapes and dtypes of tensors that lie one after the other in `size` bytes."""
-    shapes, dtypes, places = {}, {}, []
+    entries: dict[str, Any], size: int, itemsizes: Mapping[str, int], *, strict: bool
+) -> dict[str, Entry]:
+    """Return what is said of tensors that lie one after the other in `size` bytes.
+
+    Other dtypes than those of `itemsizes` are refused if it is strict.
+    """
+    table = {}
     for name, entry in entries.items():
         try:
-            shapes[name], dtypes[name], place = _read_entry(entry)
+            table[name] = _read_entry(entry, itemsizes, strict)
         except ValueError as error:
             raise ValueError(f"{_check.describe(name)}: {error}") from None
-        places.append(place)
     position = 0
-    for begin, end in sorted(places):
+    for begin, end in sorted(entry.place for entry in table.values()):
         if begin != position:
             raise ValueError(f"expected a tensor at byte {position} of the data, got one at byte {begin}")
         position = end
     if position != size:
         raise ValueError(f"expected {position} bytes of data, got {size}")
-    return shapes, dtypes
+    return table
 
 
-def _read_entry(entry: Any) -> tuple[tuple[int, ...], np.dtype[Any], tuple[int, int]]:
-    """Return shape, dtype and place of one tensor."""
+def _read_entry(entry: Any, itemsizes: Mapping[str, int], strict: bool) -> Entry:
+    """Return dtype, shape and place of one tensor."""
     if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
         raise ValueError(f"expected dtype, shape and data_offsets, got {_check.describe(entry)}")
-    dtype = _DTYPES[_check.choice("dtype", entry["dtype"], tuple(_DTYPES))]
-    shape, place = entry["shape"], entry["data_offsets"]
+    dtype, shape, place = entry["dtype"], entry["shape"], entry["data_offsets"]
+    if strict:
+        _check.choice("dtype", dtype, tuple(itemsizes))
+    _check.instance("dtype", dtype, str)
     if not _are_sizes(shape):
         raise ValueError(f"expected a shape, got {_check.describe(shape)}")
     if not _are_sizes(place) or len(place) != 2:
         raise ValueError(f"expected two offsets, got {_check.describe(place)}")
-    needed = math.prod(shape) * dtype.itemsize
-    if place[1] - place[0] != needed:
-        raise ValueError(f"expected {_check.describe(needed)} bytes for its shape, got {place[1] - place[0]}")
-    return tuple(shape), dtype, (place[0], place[1])
+    if dtype in itemsizes:
+        needed = math.prod(shape) * itemsizes[dtype]
+        if place[1] - place[0] != needed:
+            raise ValueError(
+                f"expected {_check.describe(needed)} bytes for its shape, got {place[1] - place[0]}"
+            )
+    elif place[0] > place[1]:
+        raise ValueError(f"expected two offsets in order, got {_check.describe(place)}")
+    return Entry(dtype, tuple(shape), (place[0], place[1]))
 
 
 def _are_sizes(values: Any) -> bool:

@@ -8,6 +8,7 @@ sequences.
 from __future__ import annotations
 
 import math
+import re
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -27,6 +28,7 @@ Array = NDArray[Any]
 StateT = TypeVar("StateT")  # a state as users have it: (h, c), or h alone
 Empty = Callable[[tuple[int, ...], np.dtype[Any]], Array]
 NewTape = Callable[[Cell, Array, Empty, Masks], CellTape]
+_HALF_A_BIAS = re.compile(r"bias_(ih|hh)_(l[0-9]+(?:_reverse)?)")
 _at_least_1 = partial(_check.integer, low=1)
 
 
@@ -40,6 +42,7 @@ class Sizes(NamedTuple):
     states: tuple[int, ...]  # of each part of the state
     dtype: np.dtype[Any]
     batch_first: bool
+    directions: tuple[bool, ...]  # of each cell of a layer, whether it goes from the last step to the first
 
 
 class SequenceLayer(Parameters, Generic[StateT]):
@@ -61,6 +64,7 @@ class SequenceLayer(Parameters, Generic[StateT]):
     input_dropout = Argument(_check.fraction, settable=True)
     recurrent_dropout = Argument(_check.fraction, settable=True)
     bidirectional = Argument(_check.boolean)
+    reverse = Argument(_check.boolean)
     init = Argument(partial(_check.choice, allowed=("glorot", "torch")))
     backend = Argument(partial(_check.choice, allowed=("auto", "numpy")), settable=True, saved=False)
     # Whether the rows of a block are [hidden units; inputs; bias], for `from_params` on the arrays of others.
@@ -106,6 +110,7 @@ class SequenceLayer(Parameters, Generic[StateT]):
             self._cells[0].state_sizes,
             self.dtype,
             self.batch_first,
+            (False, True) if self.bidirectional else (self.reverse,),
         )
         options = self._options()
         self._cells = tuple(cell._replace(options=options) for cell in self._cells)
@@ -122,6 +127,10 @@ class SequenceLayer(Parameters, Generic[StateT]):
         The projection W_r is shown transposed, as PyTorch has it.
         """
         return {}
+
+    def _check_together(self) -> None:
+        if self.reverse and self.bidirectional:
+            raise ValueError("reverse: expected False with bidirectional=True, which has both, got True")
 
     def _begin(self, rng: np.random.Generator) -> None:
         self._rng = rng
@@ -152,6 +161,34 @@ class SequenceLayer(Parameters, Generic[StateT]):
             "bias": "bias_l0" in params,
             "bidirectional": "weight_ih_l0_reverse" in params,
         }
+
+    @classmethod
+    def _translated(cls, label: str, given: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Add PyTorch's two biases, and get tensors from wherever they are."""
+        translated = {}
+        for name, value in given.items():
+            match = _HALF_A_BIAS.fullmatch(name) if isinstance(name, str) else None
+            if match is None:
+                translated[name] = _check.on_cpu(value)
+                continue
+            half, suffix = match.groups()
+            own, first, second = (f"bias_{part}{suffix}" for part in ("", "ih_", "hh_"))
+            if own in given or first not in given or second not in given:
+                missing = "none" if own in given else own
+                raise ValueError(
+                    f"{label}: expected {own}, or {first} and {second}, whose sum it is; "
+                    f"missing: {missing}; unexpected: {name}"
+                )
+            if half == "ih":
+                # In float64, so that what a layer of float32 gets is rounded once.
+                parts = [
+                    _check.array(f"{label}[{part!r}]", given[part], np.dtype(float))
+                    for part in (first, second)
+                ]
+                _check.shape(f"{label}[{second!r}]", parts[1], parts[0].shape)
+                with np.errstate(invalid="ignore"):  # of infinities, as NaN comes without a warning, too
+                    translated[own] = parts[0] + parts[1]
+        return translated
 
     def _cells_of(self, flat: Array) -> tuple[Cell, ...]:
         """Cut a flat array into blocks (I_k + R + 1, GH), rows [inputs; h; bias], and what follows them."""
@@ -227,7 +264,7 @@ class SequenceLayer(Parameters, Generic[StateT]):
         self, x: ArrayLike, state: Any, lengths: ArrayLike | None, resets: ArrayLike | None
     ) -> tuple[Array, State, Schedule, bool]:
         """Return x (T, B, I), the state, the schedule, and whether there was a batch axis."""
-        I, _, _, _, _, dtype, batch_first = self._sizes  # noqa: E741
+        I, _, _, _, _, dtype, batch_first, _ = self._sizes  # noqa: E741
         steps, batched = _layouts.time_major("x", x, I, dtype, batch_first)
         T, B, _ = steps.shape
         first = self._state("state", "{}_0", state, B, batched)
@@ -237,7 +274,7 @@ class SequenceLayer(Parameters, Generic[StateT]):
     def _state(
         self, name: str, symbols: str, given: Any, B: int, batched: bool, *, partial: bool = False
     ) -> State:
-        _, _, L, D, states, dtype, _ = self._sizes
+        _, _, L, D, states, dtype, _, _ = self._sizes
         return _layouts.state_parts(
             name, symbols, given, L * D, B, states, self.kind, dtype, batched, partial=partial
         )
@@ -327,10 +364,10 @@ class SequenceLayer(Parameters, Generic[StateT]):
     ) -> tuple[Array, State, tuple[LayerTape, ...]]:
         """Run all layers over x (T, B, I): y, final state and, given what makes its arrays, a tape."""
         T, B, _ = x.shape
-        _, R, L, D, _, dtype, _ = self._sizes
+        _, R, L, D, _, dtype, _, directions = self._sizes
         run, cells = self.functions.forward, self.cells
         final = tuple([np.empty(part.shape, dtype) for part in first])
-        schedules = (schedule, schedule._replace(reverse=True))[:D]
+        schedules = [schedule._replace(reverse=True) if back else schedule for back in directions]
         layers, below = [], x
         for k in range(L):
             mask, masks = drawn[k] if drawn else NOTHING_DRAWN
@@ -391,14 +428,14 @@ class SequenceLayer(Parameters, Generic[StateT]):
             raise ValueError("dy, dstate: expected at least one of them, got None for both")
         accumulate = _check.boolean("accumulate", accumulate)
         T, B, _ = tape.shape
-        _, R, L, D, _, dtype, _ = self._sizes
+        _, R, L, D, _, dtype, _, directions = self._sizes
         d_above = _layouts.derivative(dy, (T, B, D * R), dtype, tape.batch_first, tape.batched)
         dfinal = self._state("dstate", "d{}_n", dstate, B, tape.batched, partial=len(self.kind.states) > 1)
 
         run, cells = self.functions.backward, self.cells
         if cells[0].options is not tape.options:
             cells = tuple(cell._replace(options=tape.options) for cell in cells)
-        schedules = (tape.schedule, tape.schedule._replace(reverse=True))
+        schedules = [tape.schedule._replace(reverse=back) for back in directions]
         fresh = _dispatch.empty(self._flat_grads.shape, dtype)
         dcells = self._cells_of(fresh)
         dfirst = tuple([np.empty_like(part) for part in dfinal])
@@ -452,7 +489,7 @@ class SequenceLayer(Parameters, Generic[StateT]):
         Raises
         ------
         ValueError, TypeError
-            The layer is bidirectional, or an argument has the wrong shape or type.
+            The layer is bidirectional or reverse, or an argument has the wrong shape or type.
         """
         self._refuse_two_directions("step")
         x, batched = _layouts.one_step("x_t", x_t, self._sizes.I, self._sizes.dtype)
@@ -483,13 +520,13 @@ class SequenceLayer(Parameters, Generic[StateT]):
         Raises
         ------
         ValueError, TypeError
-            The layer is bidirectional, or an argument has the wrong shape or type.
+            The layer is bidirectional or reverse, or an argument has the wrong shape or type.
         """
         self._refuse_two_directions("stream")
         return Stream(self, batch_size, state)
 
     def _refuse_two_directions(self, method: str) -> None:
-        if self._sizes.D > 1:
+        if any(self._sizes.directions):
             raise ValueError(
                 f"{method}: expected a unidirectional {self.kind.name.upper()}; "
                 "the reverse direction needs the whole sequence first"

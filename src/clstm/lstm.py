@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from . import _check, cells, reference
+from .interop.methods import Exchanged
 from .layers import SequenceLayer
 from .parameters import Argument
 
@@ -82,7 +83,7 @@ def _activation(name: str, spec: Any) -> Spec:
     return text if values == defaults else (text, values)
 
 
-class LSTM(SequenceLayer[tuple[Array, Array]]):
+class LSTM(SequenceLayer[tuple[Array, Array]], Exchanged):
     """Long short-term memory network on the CPU, forward and backward.
 
     Parameters
@@ -98,6 +99,9 @@ class LSTM(SequenceLayer[tuple[Array, Array]]):
         Probability with which `forward` zeroes each value that goes from one layer to the next.
     bidirectional : bool, default False
         Adds a second direction to each layer; outputs are concatenated, forward first.
+    reverse : bool, default False
+        Every layer goes from each row's last step to its first (ONNX's direction "reverse"); y stands at the
+        time index of its x, so Keras's output with ``go_backwards=True`` is ``y[::-1]``.
     dtype : float64 (default) or float32
         Of parameters, states and outputs.  float32 is about twice as fast.
     rng : None, int or numpy.random.Generator
@@ -198,6 +202,7 @@ class LSTM(SequenceLayer[tuple[Array, Array]]):
         batch_first: bool = False,
         dropout: float = 0.0,
         bidirectional: bool = False,
+        reverse: bool = False,
         dtype: DTypeLike = np.float64,
         rng: int | np.random.Generator | None = None,
         forget_bias: float | None = None,
@@ -223,6 +228,7 @@ class LSTM(SequenceLayer[tuple[Array, Array]]):
             batch_first=batch_first,
             dropout=dropout,
             bidirectional=bidirectional,
+            reverse=reverse,
             dtype=dtype,
             forget_bias=forget_bias,
             init=init,
@@ -240,6 +246,7 @@ class LSTM(SequenceLayer[tuple[Array, Array]]):
         )
 
     def _check_together(self) -> None:
+        super()._check_together()
         if self.forget_bias is not None and not self.bias:
             raise ValueError(f"forget_bias: expected None without a bias, got {self.forget_bias}")
         if self.coupled and self.forget_bias is not None:

@@ -23,6 +23,8 @@ from ._version import __version__
 Array = NDArray[Any]
 T = TypeVar("T")
 
+_SINGLE = (str(np.dtype(np.float32)), "torch.float32")
+
 
 class Argument(Generic[T]):
     """An argument of the constructor as an attribute: read-only, or checked whenever it is set.
@@ -272,6 +274,11 @@ class Parameters(Saved):
     def _sizes_of(cls, params: Mapping[str, ArrayLike]) -> dict[str, Any]:
         """Return the arguments that named arrays imply; names and shapes are checked later."""
 
+    @classmethod
+    def _translated(cls, label: str, given: Mapping[str, Any]) -> Mapping[str, Any]:  # noqa: ARG003
+        """Return named arrays under the names of this class, where another convention is taken too."""
+        return given
+
     def look(self) -> None:
         """Take in what was bound elsewhere; called before every use of the parameters."""
 
@@ -342,7 +349,9 @@ class Parameters(Saved):
         """
         layer = cls.__new__(cls)
         if isinstance(params, Mapping):
-            layer._set_up({"dtype": _dtype_of(params)} | cls._sizes_of(params) | arguments)
+            dtype = _dtype_of(params)
+            params = cls._translated("params", params)
+            layer._set_up({"dtype": dtype} | cls._sizes_of(params) | arguments)
             expected = layer._expected("params", params)
             checked = {name: expected.check(name, value, "params") for name, value in params.items()}
             flat = np.zeros(layer._num_params(), layer.dtype)
@@ -421,18 +430,22 @@ class Parameters(Saved):
         Parameters
         ----------
         state_dict : mapping of str to array_like
-            As `state_dict` returns it.
+            As `state_dict` returns it.  A recurrent layer also takes PyTorch's two biases in the place of its
+            one: ``bias_ih_l0`` and ``bias_hh_l0`` are added.  Tensors that require grad or lie on another
+            device are taken.
         strict : bool, default True
-            Refuse missing and unexpected names.  With False both are passed over; shapes are checked all the
-            same.
+            Refuse missing and unexpected names.  With False both are passed over, but for half of a pair of
+            biases; shapes are checked all the same.
 
         Raises
         ------
         ValueError, TypeError
             A name is missing or unexpected, or an entry has another shape or no real numbers.
         """
-        params = self.params
-        _check.entries("state_dict", state_dict, params, _check.boolean("strict", strict))
+        params, strict = self.params, _check.boolean("strict", strict)
+        _check.entries("state_dict", state_dict, (), False)
+        state_dict = self._translated("state_dict", state_dict)
+        _check.entries("state_dict", state_dict, params, strict)
         self._params.copy_in({name: state_dict[name] for name in params if name in state_dict}, "state_dict")
 
     def file_content(self) -> tuple[dict[str, Any], dict[str, Array]]:
@@ -513,5 +526,5 @@ def _only_itself(name: str, own: NamedArrays, value: Any) -> None:
 
 def _dtype_of(params: Mapping[str, ArrayLike]) -> np.dtype[Any]:
     """Return float32 if that is what all arrays are, else float64."""
-    single = all(getattr(array, "dtype", None) == np.float32 for array in params.values())
+    single = all(str(getattr(array, "dtype", None)) in _SINGLE for array in params.values())
     return np.dtype(np.float32 if single else np.float64)

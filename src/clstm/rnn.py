@@ -49,7 +49,8 @@ class RNN(SequenceLayer[Array]):
 
     Parameters
     ----------
-    input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, dtype, rng, init, backend
+    input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, reverse, dtype, rng,
+    init, backend
         As for `clstm.LSTM`.
     input_dropout, recurrent_dropout
         As for `clstm.LSTM`.  Its other options are refused: they act on gates and cells.
@@ -91,6 +92,7 @@ class RNN(SequenceLayer[Array]):
         batch_first: bool = False,
         dropout: float = 0.0,
         bidirectional: bool = False,
+        reverse: bool = False,
         dtype: DTypeLike = np.float64,
         rng: int | np.random.Generator | None = None,
         init: str = "glorot",
@@ -111,6 +113,7 @@ class RNN(SequenceLayer[Array]):
             batch_first=batch_first,
             dropout=dropout,
             bidirectional=bidirectional,
+            reverse=reverse,
             dtype=dtype,
             init=init,
             backend=backend,
