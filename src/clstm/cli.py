@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import io
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import __version__, demo, show_config
+from . import FileFormatError, __version__, _exchange, demo, show_config
 from .bench import command as benchmark
 
 if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]  # noqa: SLF001  # it has no public name
 
+_KINDS = "a file of this package, PyTorch, Keras (.keras, .h5) or ONNX, safetensors, or a pickle"
 DEFAULT_PICTURE, PICTURE_KINDS = "co2-forecast.png", (".png", ".pdf", ".svg")
 
 
@@ -54,6 +56,17 @@ def _count(low: int) -> Any:
         return number
 
     return parse
+
+
+def _activation(text: str) -> str | tuple[str, dict[str, float]]:
+    """Parse the name of an activation, perhaps with values of its parameters."""
+    name, _, rest = text.partition(":")
+    try:
+        pairs = [pair.split("=") for pair in rest.split(",")] if rest else []
+        values = {key: float(value) for key, value in pairs}
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected such as hard_sigmoid:alpha=0.2, got {text!r}") from None
+    return (name, values) if values else name
 
 
 def _demo(arguments: argparse.Namespace) -> int:
@@ -99,7 +112,12 @@ def _info(_: argparse.Namespace) -> int:
 
 
 def _add_info(commands: Commands) -> None:
-    parser = commands.add_parser("info", help="version, kernel build, threads and what the processor offers")
+    parser = commands.add_parser(
+        "info",
+        help="version, kernel build, threads and what the processor offers",
+        description="Print version, kernel build, threads and what the processor offers, as "
+        "clstm.show_config() returns them.",
+    )
     parser.set_defaults(run=_info)
 
 
@@ -121,7 +139,95 @@ def _add_bench(commands: Commands) -> None:
     parser.set_defaults(run=_bench)
 
 
-COMMANDS = (_add_demo, _add_info, _add_bench)
+def _inspect(arguments: argparse.Namespace) -> int:
+    """List what is in a file."""
+    return _exchange.inspect(arguments.file, arguments.json)
+
+
+def _add_inspect(commands: Commands) -> None:
+    parser = commands.add_parser(
+        "inspect",
+        help="list every LSTM in a file of this or another system",
+        description=f"List every LSTM in a file: {_KINDS}; its content tells which.  "
+        "Of a .npz file the arrays are listed.",
+        epilog="Exit code 1: the file cannot be read.",
+    )
+    parser.add_argument("file", metavar="FILE", help="of any name: the suffix does not matter")
+    parser.add_argument("--json", action="store_true", help="print one object of JSON")
+    parser.set_defaults(run=_inspect)
+
+
+def _convert(arguments: argparse.Namespace) -> int:
+    """Write an LSTM of one file into another."""
+    return _exchange.convert(
+        arguments.file, arguments.out, arguments.to, arguments.name, _keras_options(arguments)
+    )
+
+
+def _add_convert(commands: Commands) -> None:
+    parser = commands.add_parser(
+        "convert",
+        help="write an LSTM of a file into a file of another kind",
+        description=f"Write an LSTM of a file into another file.  IN is {_KINDS}.  OUT is replaced if it "
+        "exists, after the new content has reached the disk.",
+        epilog="Exit code 1: IN cannot be read, or OUT cannot be written or has no place for an option.",
+    )
+    parser.add_argument("file", metavar="IN")
+    parser.add_argument("out", metavar="OUT", help="its name ends in .safetensors or .onnx")
+    parser.add_argument(
+        "--to",
+        choices=_exchange.TARGETS,
+        help="what OUT is: of this package (.safetensors, the default for it), with PyTorch's names "
+        "(.safetensors), or ONNX (.onnx)",
+    )
+    _add_selection(parser)
+    parser.set_defaults(run=_convert)
+
+
+def _verify(arguments: argparse.Namespace) -> int:
+    """Run an LSTM of a file here and where it comes from."""
+    return _exchange.verify(arguments.file, arguments.name, _keras_options(arguments))
+
+
+def _add_verify(commands: Commands) -> None:
+    parser = commands.add_parser(
+        "verify",
+        help="run an LSTM of a file on random input, here and where it comes from",
+        description="Run an LSTM of a file on random input: on the kernels, in their definition and, if it "
+        f"is installed, in the system that wrote the file, which reads it, too.  FILE is {_KINDS}.",
+        epilog="Exit code 1: the file cannot be read, or a difference is larger than promised.",
+    )
+    parser.add_argument("file", metavar="FILE")
+    _add_selection(parser)
+    parser.set_defaults(run=_verify)
+
+
+def _add_selection(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say which LSTM of a file is meant and what the file does not tell."""
+    parser.add_argument(
+        "--name", metavar="NAME", help="which LSTM, if there are several, as `clstm inspect` lists them"
+    )
+    keras = parser.add_argument_group("what a Keras file of weights alone does not tell")
+    keras.add_argument(
+        "--activation", type=_activation, metavar="NAME", help="of the candidate and the cell, such as tanh"
+    )
+    keras.add_argument(
+        "--recurrent-activation",
+        type=_activation,
+        metavar="NAME",
+        help="of the gates, such as sigmoid or hard_sigmoid:alpha=0.2, that of Keras 1 and 2; for that of "
+        "Keras 3 say hard_sigmoid:alpha=0.16666667",
+    )
+    keras.add_argument(
+        "--go-backwards", action=argparse.BooleanOptionalAction, help="whether it reads from the last step on"
+    )
+
+
+def _keras_options(arguments: argparse.Namespace) -> dict[str, Any]:
+    return {name: getattr(arguments, name) for name in ("activation", "recurrent_activation", "go_backwards")}
+
+
+COMMANDS = (_add_demo, _add_info, _add_bench, _add_inspect, _add_convert, _add_verify)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -154,14 +260,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
     for add in COMMANDS:
         add(commands)
+    for command in commands.choices.values():
+        command.set_defaults(parser=command)
     command_line = list(sys.argv[1:] if arguments is None else arguments)
     parsed = parser.parse_args(command_line, argparse.Namespace(command_line=command_line))
     if "run" not in parsed:
         parser.print_help()
         return 0
+    if isinstance(sys.stdout, io.TextIOWrapper):  # names may have letters that a terminal has not
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         code: int = parsed.run(parsed)
+    except _exchange.UsageError as error:
+        parsed.parser.error(str(error))
     except OSError as error:
+        reason = f"{error.filename}: {error.strerror}" if error.filename and error.strerror else error
+        print(f"clstm: {reason}", file=sys.stderr)
+        return 1
+    except (FileFormatError, ImportError) as error:
         print(f"clstm: {error}", file=sys.stderr)
         return 1
     return code
