@@ -4,12 +4,10 @@
 """
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from . import compat, reference
+from . import reference
 from ._check import FileFormatError
-from ._gradcheck import GradientFailure, GradientReport, gradcheck
-from ._gradient_flow import GradientFlow, gradient_flow
 from ._info import show_config
 from ._load import load
 from ._threads import get_num_threads, set_num_threads
@@ -18,6 +16,11 @@ from .lstm import LSTM, Trace
 from .rnn import RNN, RNNTrace
 from .stream import Stream
 from .tape import Tape
+
+if TYPE_CHECKING:
+    from . import compat, datasets, nn, plot
+    from ._gradcheck import GradientFailure, GradientReport, gradcheck
+    from ._gradient_flow import GradientFlow, gradient_flow
 
 __all__ = [
     "LSTM",
@@ -32,25 +35,36 @@ __all__ = [
     "Trace",
     "__version__",
     "compat",
+    "datasets",
     "get_num_threads",
     "gradcheck",
     "gradient_flow",
     "load",
+    "nn",
+    "plot",
     "reference",
     "set_num_threads",
     "show_config",
 ]
 
-
-# Imported when they are first asked for: what training and pictures need.
-_LATER = ("datasets", "nn", "plot")
+# Imported when they are first asked for, so that a program that runs an LSTM starts quickly.
+_PACKAGES = ("compat", "datasets", "nn", "plot")
+_TOOLS = {
+    "GradientFailure": "_gradcheck",
+    "GradientFlow": "_gradient_flow",
+    "GradientReport": "_gradcheck",
+    "gradcheck": "_gradcheck",
+    "gradient_flow": "_gradient_flow",
+}
 
 
 def __getattr__(name: str) -> Any:
-    if name in _LATER:
+    if name in _PACKAGES:
         return importlib.import_module(f".{name}", __name__)
+    if name in _TOOLS:
+        return getattr(importlib.import_module(f".{_TOOLS[name]}", __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_LATER})
+    return sorted({*globals(), *__all__})
