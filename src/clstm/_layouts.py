@@ -23,14 +23,21 @@ def time_major(
     given = _check.array(name, value, dtype)
     if given.ndim == 2:
         _check.shape(name, given, ("T", features))
-        return given[:, None], False
+        return time_major_view(given, batch_first, False), False
     axes = ("B", "T", features) if batch_first else ("T", "B", features)
     if given.ndim != 3:
         raise ValueError(
             f"{name}: expected shape ({', '.join(map(str, axes))}) or (T, {features}), got {given.shape}"
         )
     _check.shape(name, given, axes)
-    return (given.swapaxes(0, 1) if batch_first else given), True
+    return time_major_view(given, batch_first, True), True
+
+
+def time_major_view(given: Array, batch_first: bool, batched: bool) -> Array:
+    """Return a sequence in the user's layout as (T, B, features)."""
+    if not batched:
+        return given[:, None]
+    return given.swapaxes(0, 1) if batch_first else given
 
 
 def one_step(name: str, value: ArrayLike, features: int, dtype: np.dtype[Any]) -> tuple[Array, bool]:
