@@ -156,6 +156,44 @@ def test_resets_and_options_are_what_the_definition_computes(name, dtype, kind, 
     assert measure.complaint(found, dtype) == ""
 
 
+@pytest.mark.parametrize("name", ["clstm_torch", "clstm_frozen"])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("kind", ["step", "forward", "training"])
+@pytest.mark.parametrize(
+    "further", [{}, {"unequal": True}, {"resets": True}, {"options": OPTIONS[1]}], ids=str
+)
+@pytest.mark.filterwarnings("default")  # torch's own
+def test_modules_on_the_kernels_are_verified_as_all_are(name, dtype, kind, further):
+    pytest.importorskip("torch")
+    contestant = next(peer for peer in peers.CONTESTANTS if peer.name == name)
+    case = cases._row(
+        "g", kind, "3 1 2 8" if kind == "step" else "3 70 2 8", dtype=dtype, module=True, **further
+    )
+    if not contestant.supports(case):
+        pytest.skip(f"{name} cannot do it")
+    problem = contestants.Problem.of(case)
+    made = contestant(problem)
+    assert type(made.lstm).__module__ == "clstm.torch"
+    assert ("frozen" in repr(made.lstm)) is (name == "clstm_frozen")
+    assert measure.complaint(measure.errors(made.verified(), problem.expected()), dtype) == ""
+
+
+def test_a_module_is_judged_by_torch_and_is_no_peer(capsys):
+    case = cases._row("module", "forward", "2 3 2 4", module=True, module_goal=1e-9, frozen_goal=1e9)
+    assert not peers.ClstmTorch.supports(cases._row("g", "forward", "2 3 2 4"))
+    if peers.Torch.missing():
+        pytest.skip("not installed: torch")
+    chosen = (contestants.Clstm, peers.Torch, peers.ClstmTorch, peers.ClstmTorchFrozen)
+    row = measure.measure(case, chosen, 0.0, 2)
+    assert row["best_peer"] == "torch"
+    goals = {goal["what"]: goal for goal in row["goals"]}
+    assert (goals["clstm_torch"]["met"], goals["clstm_frozen"]["met"]) == (True, False)
+    report.Table([case], chosen).add(row)
+    printed = capsys.readouterr().out
+    assert "clstm_torch (1e-09x: yes)" in printed
+    assert "clstm_frozen (1e+09x: no)" in printed
+
+
 @pytest.mark.parametrize("name", ["clstm", "numpy", "torch_loop", "jax"])
 def test_first_mask_is_that_of_the_definition_and_each_further_one_is_drawn(name):
     contestant = next(peer for peer in peers.CONTESTANTS if peer.name == name)

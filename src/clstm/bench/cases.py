@@ -49,6 +49,8 @@ class Case:
         Episodes begin in the middle of the rows, every EPISODE_STEPS steps on average.
     options : tuple of pairs (str, value)
         Further arguments of `clstm.LSTM`, by name.
+    module : bool
+        ``torch.nn.LSTM`` stands against the same module on the kernels, as it is and frozen.
     threads : int
         For each contestant.
     yardstick : str
@@ -56,6 +58,8 @@ class Case:
     peer_goal, torch_goal, own_goal, class_goal : float, optional
         Time of the fastest peer, of ``torch``, of the yardstick and of the class that a twin replaces, over
         clstm's.
+    module_goal, frozen_goal : float, optional
+        Time of ``torch`` over that of the module on the kernels, and of the frozen one.
     microseconds_goal : float, optional
         The most that a call may take.
     tags : tuple of str
@@ -73,12 +77,15 @@ class Case:
     last_step: bool = False
     resets: bool = False
     options: tuple[tuple[str, Any], ...] = ()
+    module: bool = False
     threads: int = 1
     yardstick: str = ""
     peer_goal: float | None = None
     torch_goal: float | None = None
     own_goal: float | None = None
     class_goal: float | None = None
+    module_goal: float | None = None
+    frozen_goal: float | None = None
     microseconds_goal: float | None = None
     tags: tuple[str, ...] = ()
 
@@ -90,6 +97,7 @@ class Case:
         words += ["last step"] if self.last_step else []
         words += ["resets"] if self.resets else []
         words += [name if value is True else f"{name} {value}" for name, value in self.options]
+        words += ["module"] if self.module else []
         words += [f"{self.threads} threads"] if self.threads > 1 else []
         return " ".join(words)
 
@@ -98,7 +106,7 @@ class Case:
         """Least share of the limit of the machine, on one thread, or None without such a goal."""
         if self.threads > 1 or self.H == 1 or self.is_compat or self.group in ("step", "shape"):
             return None
-        if self.resets or self.options:
+        if self.resets or self.options or self.module:
             return None
         if self.B == 1:
             return 0.70
@@ -251,6 +259,25 @@ CASES = [
             {"recurrent_dropout": 0.25},
         )
         if kind == "training" or "recurrent_dropout" not in options  # it is for training alone
+    ),
+    # PyTorch's module against the same one on the kernels.
+    _row("module", "step", "1 1 128 128", module=True, module_goal=3.0, frozen_goal=8.0),
+    _row("module", "training", "32 100 128 128", module=True, unequal=True, module_goal=3.0),
+    _row("module", "training", "1 250 128 128", module=True, dtype="float64", module_goal=5.0),
+    _row("module", "training", "32 50 128 128", module=True, dtype="float64", module_goal=1.5),
+    _row("module", "training", "8 128 64 256", module=True, resets=True, module_goal=4.5),
+    *(
+        _row("module", kind, shape, module=True, module_goal=1.0, threads=threads)
+        for kind, shape, threads in (
+            ("forward", "32 50 128 128", 1),
+            ("forward", "64 50 512 512", 1),
+            ("training", "32 50 128 128", 1),
+            ("training", "64 50 512 512", 1),
+            ("training", "128 25 1024 1024", 1),
+            ("training", "1 250 128 128", 2),
+            ("training", "32 50 128 128", 2),
+            ("training", "64 50 512 512", 2),
+        )
     ),
     # Two threads against one.
     _row("threads", "forward", "1 250 512 512", threads=2, yardstick="one thread", own_goal=2.0),

@@ -112,6 +112,8 @@ class Contestant:
         In the table and for ``--contestants``.
     modules : tuple of str
         What has to be installed.
+    is_peer : bool
+        Whether this package is to be compared with it.
     call : callable
         What is timed; takes nothing and returns the results in the library's own form.
     scope : callable
@@ -123,6 +125,7 @@ class Contestant:
 
     name: ClassVar[str]
     modules: ClassVar[tuple[str, ...]] = ()
+    is_peer: ClassVar[bool] = True
     call: Callable[[], Any]
     scope: Callable[[], AbstractContextManager[Any]] = nullcontext
 

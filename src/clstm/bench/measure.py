@@ -109,7 +109,8 @@ def measure(case: Case, chosen: Sequence[type[Contestant]], budget: float, round
             entries[kind.name] = {"status": "unsupported"}
     others = [name for name in fit if name != OWN]
     # The definition counts where it stands alone.
-    peers = [name for name in others if name != NumPy.name] or others
+    is_peer = {kind.name for kind in chosen if kind.is_peer}
+    peers = [name for name in others if name in is_peer and name != NumPy.name] or others
     own_case = case.own_case()
     if own_case and OWN in fit:
         problem = Problem.of(own_case)
@@ -182,8 +183,9 @@ def goals(case: Case, row: Mapping[str, Any]) -> list[dict[str, Any]]:
     """
     entries = row["contestants"]
 
-    def ratio(name: str | None) -> float | None:
-        return entries.get(name, {}).get("ratio")  # type: ignore[no-any-return]
+    def ratio(name: str | None, of: str = OWN) -> float | None:
+        found = [entries.get(each, {}).get("ratio", 1.0 if each == OWN else None) for each in (name, of)]
+        return None if None in found else found[0] / found[1]
 
     peers = {name for name, entry in entries.items() if "ratio" in entry} - {case.yardstick, NumPy.name}
     own = entries.get(OWN, {}).get("median")
@@ -193,6 +195,8 @@ def goals(case: Case, row: Mapping[str, Any]) -> list[dict[str, Any]]:
         ("torch", case.torch_goal, ratio("torch") or ratio("torch_loop")),
         (case.yardstick, case.own_goal, ratio(case.yardstick)),
         (numpy_classes.Original.name, case.class_goal, ratio(numpy_classes.Original.name)),
+        ("clstm_torch", case.module_goal, ratio("torch", "clstm_torch")),
+        ("clstm_frozen", case.frozen_goal, ratio("torch", "clstm_frozen")),
         ("microseconds", case.microseconds_goal, own and 1e6 * own),
         ("limit", case.share_goal, row["limit"] and row["limit"]["share"]),
     ]

@@ -6,14 +6,18 @@ verification, timing and output do not change.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import io
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
 import numpy as np
+
+import clstm
 
 from ..reference import EPSILON
 from .cases import Case
@@ -43,11 +47,13 @@ class Torch(Contestant):
             torch.from_numpy(value.copy()).requires_grad_(training) for value in (problem.h_0, problem.c_0)
         )
         self.x = torch.from_numpy(problem.x.copy()).requires_grad_(training)
+        self.dy = torch.from_numpy(problem.dy.copy())
+        self.unpack: Callable[[Any], Any] | None = None
         if training:
             self.call = self._training()
         else:
-            self.call = self._steps() if problem.case.kind == "stream" else self._inference()
             self.scope = torch.inference_mode
+            self.call = self._steps() if problem.case.kind == "stream" else self._inference()
 
     @classmethod
     def supports(cls, case: Case) -> bool:
@@ -87,10 +93,30 @@ class Torch(Contestant):
         if problem.lengths is None:
             return lambda: lstm(x, state)
         lengths = self.torch.from_numpy(problem.lengths.astype(np.int64))
+        if problem.case.module:
+            return self._packed(lengths, lstm)
 
         def forward() -> Any:
             packed, last = lstm(rnn.pack_padded_sequence(x, lengths, enforce_sorted=False), state)
             return rnn.pad_packed_sequence(packed, total_length=problem.case.T)[0], last
+
+        return forward
+
+    def _packed(self, lengths: Any, lstm: Any) -> Callable[[], Any]:
+        """Return what runs a sequence that is packed outside the timed call; its output stays packed."""
+        rnn = importlib.import_module("torch.nn.utils.rnn")
+        packed, dy = (
+            rnn.pack_padded_sequence(steps.detach(), lengths, enforce_sorted=False)
+            for steps in (self.x, self.dy)
+        )
+        self.x, self.dy = packed.data.requires_grad_(self.x.requires_grad), dy.data
+        self.unpack = lambda data: rnn.pad_packed_sequence(
+            packed._replace(data=data), total_length=self.problem.case.T
+        )[0]
+
+        def forward() -> Any:
+            output, last = lstm(packed, self.state)
+            return output.data, last
 
         return forward
 
@@ -125,7 +151,7 @@ class Torch(Contestant):
 
     def _training(self) -> Callable[[], Any]:
         forward = self._forward()
-        dy = self.torch.from_numpy(self.problem.dy.copy())
+        dy = self.dy
         # `grad` hands the gradients out instead of adding them to `.grad`: the least work that yields all of
         # them.
         wanted = [self.x, *self.state, *self.weights.values()]
@@ -145,7 +171,55 @@ class Torch(Contestant):
         if gradients:
             results |= dict(zip(self.names, gradients, strict=True))
             results.pop("dbias_hh_l0", None)
+        if self.unpack is not None:
+            results |= {name: self.unpack(results[name]) for name in ("y", "dx") if name in results}
         return {name.replace("bias_ih", "bias"): value.detach().numpy() for name, value in results.items()}
+
+
+class ClstmTorch(Torch):
+    """The same module on the kernels of this package; resets are an argument of its call."""
+
+    name = "clstm_torch"
+    is_peer = False
+
+    @classmethod
+    def supports(cls, case: Case) -> bool:
+        """Rows about modules only."""
+        return case.module
+
+    def _module(self) -> Any:
+        self.lstm = lstm = super()._module()
+        importlib.import_module("clstm.torch").convert(lstm)
+        self.scope = self._with_threads
+        return lstm
+
+    @contextlib.contextmanager
+    def _with_threads(self) -> Iterator[None]:
+        before = clstm.get_num_threads()
+        clstm.set_num_threads(self.problem.case.threads)
+        try:
+            with nullcontext() if self.problem.case.kind == "training" else self.torch.inference_mode():
+                yield
+        finally:
+            clstm.set_num_threads(before)
+
+    def _in_pieces(self, lstm: Any, resets: Array) -> Callable[[], Any]:
+        begins = self.torch.from_numpy(resets)
+        return lambda: lstm(self.x, self.state, resets=begins)
+
+
+class ClstmTorchFrozen(ClstmTorch):
+    """The same, frozen."""
+
+    name = "clstm_frozen"
+
+    @classmethod
+    def supports(cls, case: Case) -> bool:
+        """Inference only."""
+        return case.module and case.kind != "training"
+
+    def _module(self) -> Any:
+        return super()._module().freeze()
 
 
 class TorchPieces(Torch):
@@ -533,6 +607,8 @@ CONTESTANTS: tuple[type[Contestant], ...] = (
     Clstm,
     NumPy,
     Torch,
+    ClstmTorch,
+    ClstmTorchFrozen,
     TorchPieces,
     TorchLoop,
     TorchCell,

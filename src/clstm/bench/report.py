@@ -19,6 +19,7 @@ from .cases import Case
 from .contestants import Contestant
 from .measure import OWN
 
+MODULES = ("clstm_torch", "clstm_frozen")
 VERSIONED = ("numpy", "torch", "onnxruntime", "openvino", "jax")
 LEGEND = (
     "us: median over the rounds, the contestants in turns, beside it clstm's best; "
@@ -98,6 +99,9 @@ class Table:
         ]
         own = 21 if any(case.microseconds_goal for case in group_cases) else 8
         best_peer = 49 if any(case.torch_goal or case.class_goal for case in group_cases) else 32
+        best_peer = max(
+            [best_peer, *(36 * (1 + bool(case.frozen_goal)) for case in group_cases if case.module)]
+        )
         self.widths = [own, 7, *(max(15, len(title)) for title in titles[2:-4]), best_peer, 32, 7, 20]
         self._line("kind B T I H", titles)
         rules = ("-" * (width + 1) + ":" for width in self._shown(self.widths))
@@ -138,12 +142,20 @@ class Table:
             judged(time(OWN), "microseconds"),
             microseconds(own["best"]) if "best" in own else "-",
             *map(time, self.peers),
-            judged(best_peer, "best peer", "torch", numpy_classes.Original.name),
+            " ".join(modules)
+            if (modules := [_module(goals[name]) for name in MODULES if name in goals])
+            else judged(best_peer, "best peer", "torch", numpy_classes.Original.name),
             judged(f"{itself['ratio']:.2f}x {yardstick}", yardstick) if "ratio" in itself else "-",
             f"{row['gflops']:.1f}" if row["gflops"] else "-",
             judged(f"{limit['share']:.0%} {limit['bound']}", "limit") if limit else "-",
         ]
         self._line(row["name"], cells)
+
+
+def _module(goal: Mapping[str, Any]) -> str:
+    """Return what a module on the kernels reached against PyTorch's own."""
+    reached = "torch: not timed" if goal["reached"] is None else f"torch {_figure(goal['reached'])}x"
+    return f"{reached} {goal['what']} {verdict(goal)}"
 
 
 def verdict(goal: Mapping[str, Any]) -> str:
