@@ -676,3 +676,17 @@ def test_results_may_be_shared_with_other_processes():
         t.share_memory_()
         assert t.is_shared()
     assert torch.equal(y, before)
+
+
+def test_lengths_and_resets_may_change_before_the_way_back():
+    _, ours = pair(3, 4)
+    x = torch.randn(6, 2, 3, dtype=torch.float64)
+    lengths, resets = torch.tensor([6, 4]), torch.zeros(6, 2, dtype=torch.bool)
+    resets[3, 0] = True
+    y, _ = ours(x, lengths=lengths, resets=resets)
+    expected = torch.autograd.grad(y.sin().sum(), list(ours.parameters()))
+    y, _ = ours(x, lengths=lengths, resets=resets)
+    lengths.fill_(1)
+    resets.logical_not_()
+    got = torch.autograd.grad(y.sin().sum(), list(ours.parameters()))
+    assert all(map(torch.equal, got, expected))

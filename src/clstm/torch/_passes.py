@@ -329,6 +329,8 @@ def extent_of(x: Tensor, batched: bool, batch_first: bool, lengths: Any, resets:
     T, B = sizes_of(x, batched, batch_first)
     lengths = None if lengths is None else _check.lengths(lengths, T, B)
     resets = None if resets is None else _layouts.resets(resets, (T, B), batch_first, batched)
+    # Copies, for the way back reads them again, when a user may have other episodes in the same memory.
+    lengths, resets = (None if given is None else given.copy() for given in (lengths, resets))
     return Extent(batched, batch_first, lengths=lengths, resets=resets)
 
 
