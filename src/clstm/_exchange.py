@@ -99,6 +99,9 @@ def _read(path: Path, kind: formats.Format, name: str | None, keras: Mapping[str
             raise FileFormatError(path, "expected an LSTM in it, got none")
         return layers[0].name, layers[0].lstm
     name = layers[0].name if name is None and layers else name
+    chosen = [layer.lstm for layer in layers if layer.name == name]
+    if len(chosen) == 1 and chosen[0] is not None and not given:
+        return name or "", chosen[0]
     if kind.reader == "torch":
         return name or "", LSTM.from_torch(path, name)
     if kind.reader == "onnx":

@@ -17,8 +17,6 @@ from ._passes import Extent, Structure, Weights
 
 # Whether functions are being transformed: vmap, grad, jvp.
 transformed = getattr(torch._C, "_are_functorch_transforms_active", lambda: False)  # noqa: SLF001
-
-
 # Whether a derivative is many: `is_grads_batched` has batches of a kind of its own.
 _batched = getattr(torch._C._functorch, "is_legacy_batchedtensor", lambda _: False)  # noqa: SLF001
 

@@ -57,6 +57,18 @@ def _are_shaped(structure: Structure, I: int, H: int, R: int, weights: Sequence[
     return [None if w is None else tuple(w.shape) for w in weights] == shapes
 
 
+def _new_views(
+    module: Any, structure: Structure, R: int, names: Sequence[str], tensors: Sequence[Any]
+) -> Weights | None:
+    """Return views of weights, which the module keeps; None if the kernels cannot read them."""
+    views = None
+    shaped = _are_shaped(structure, module.input_size, module.hidden_size, R, tensors)
+    if shaped and _are_plain(tensors[0].dtype, tensors):
+        views = Weights(structure, names, tensors)
+    module.__dict__["_views"] = views
+    return views
+
+
 def _need_gradients(tensors: Sequence[Tensor | None]) -> bool:
     return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
 
@@ -262,12 +274,8 @@ class LSTM(nn.LSTM):
             self._update_flat_weights()
         else:
             self._init_flat_weights()  # with the references by which the parent sees a change
-        tensors = self._flat_weights
-        views = None
-        if self._are_shaped(tensors) and _are_plain(tensors[0].dtype, tensors):
-            views = Weights(self._structure(), self._flat_weights_names, tensors)
-        self.__dict__["_views"] = views
-        return views
+        R = self.proj_size or self.hidden_size
+        return _new_views(self, self._structure(), R, self._flat_weights_names, self._flat_weights)
 
     def _fits(self, x: Any, hx: Any, weights: Weights | Frozen) -> bool:
         """Whether these are arguments that the parent takes, and the kernels too."""
@@ -427,12 +435,7 @@ class LSTMCell(nn.LSTMCell):
             return views
         names = ["weight_ih", "weight_hh", *(["bias_ih", "bias_hh"] if self.bias else ())]
         tensors = [getattr(self, name) for name in names]
-        views = None
-        structure, H = Structure(1, 1, self.bias, False), self.hidden_size
-        if _are_shaped(structure, self.input_size, H, H, tensors) and _are_plain(tensors[0].dtype, tensors):
-            views = Weights(structure, names, tensors)
-        self.__dict__["_views"] = views
-        return views
+        return _new_views(self, Structure(1, 1, self.bias, False), self.hidden_size, names, tensors)
 
     def _fits(self, x: Any, hx: Any, weights: Weights) -> bool:
         if not _are_plain(weights.dtype, (x,) if hx is None else (x, *hx)):
