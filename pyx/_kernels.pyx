@@ -30,6 +30,7 @@ cdef extern from "simd.h" nogil:
     ctypedef double vec_f64 "clstm_vec_f64"
     enum:
         CLSTM_VECTOR_BYTES
+        COLUMNS_ROWS "CLSTM_COLUMNS_ROWS"
         LANES_F32 "clstm_LANES_f32"
         LANES_F64 "clstm_LANES_f64"
     vec_f32 broadcast_f32 "clstm_broadcast_f32"(float x)
@@ -53,18 +54,22 @@ cdef extern from "simd.h" nogil:
                                    const double *panel, Py_ssize_t next_panel, Py_ssize_t depth,
                                    const double *start, Py_ssize_t start_row, Py_ssize_t start_next,
                                    double *sums, Py_ssize_t sums_row, Py_ssize_t sums_next)
-    void accumulate_f32 "clstm_accumulate_f32"(const float *a, const float *rows, Py_ssize_t depth,
-                                               Py_ssize_t n, float *z)
-    void accumulate_f64 "clstm_accumulate_f64"(const double *a, const double *rows, Py_ssize_t depth,
-                                               Py_ssize_t n, double *z)
+    void accumulate_f32 "clstm_accumulate_f32"(const float *a, const float *rows, Py_ssize_t pitch,
+                                               Py_ssize_t depth, Py_ssize_t n, float *z)
+    void accumulate_f64 "clstm_accumulate_f64"(const double *a, const double *rows, Py_ssize_t pitch,
+                                               Py_ssize_t depth, Py_ssize_t n, double *z)
     void transpose_f32 "clstm_transpose_f32"(const float *columns, Py_ssize_t pitch, Py_ssize_t n,
                                              Py_ssize_t count, float *to, Py_ssize_t step, bint whole)
     void transpose_f64 "clstm_transpose_f64"(const double *columns, Py_ssize_t pitch, Py_ssize_t n,
                                              Py_ssize_t count, double *to, Py_ssize_t step, bint whole)
-    void accumulate_columns_f32 "clstm_accumulate_columns_f32"(const float *a, const float *columns,
-                                                               Py_ssize_t depth, Py_ssize_t n, float *z)
-    void accumulate_columns_f64 "clstm_accumulate_columns_f64"(const double *a, const double *columns,
-                                                               Py_ssize_t depth, Py_ssize_t n, double *z)
+    void accumulate_columns_f32 "clstm_accumulate_columns_f32"(Py_ssize_t rows, const float *a,
+                                                               Py_ssize_t a_row, const float *columns,
+                                                               Py_ssize_t pitch, Py_ssize_t depth,
+                                                               Py_ssize_t n, float *z, Py_ssize_t z_row)
+    void accumulate_columns_f64 "clstm_accumulate_columns_f64"(Py_ssize_t rows, const double *a,
+                                                               Py_ssize_t a_row, const double *columns,
+                                                               Py_ssize_t pitch, Py_ssize_t depth,
+                                                               Py_ssize_t n, double *z, Py_ssize_t z_row)
     ctypedef int fp_state "clstm_fp_state"
     fp_state flush_denormals "clstm_flush"()
     void restore_denormals "clstm_restore"(fp_state state)
@@ -189,12 +194,21 @@ cdef inline void transpose(const floating *columns, Py_ssize_t pitch, Py_ssize_t
         transpose_f64(columns, pitch, n, count, to, step, whole)
 
 
-cdef inline void accumulate(const floating *a, const floating *W, Py_ssize_t depth, Py_ssize_t n,
-                            bint by_column, floating *z) noexcept nogil:
+cdef inline void accumulate(const floating *a, const floating *W, Py_ssize_t pitch, Py_ssize_t depth,
+                            Py_ssize_t n, floating *z) noexcept nogil:
     if floating is float:
-        (accumulate_columns_f32 if by_column else accumulate_f32)(a, W, depth, n, z)
+        accumulate_f32(a, W, pitch, depth, n, z)
     else:
-        (accumulate_columns_f64 if by_column else accumulate_f64)(a, W, depth, n, z)
+        accumulate_f64(a, W, pitch, depth, n, z)
+
+
+cdef inline void accumulate_columns(Py_ssize_t rows, const floating *a, Py_ssize_t a_row, const floating *W,
+                                    Py_ssize_t pitch, Py_ssize_t depth, Py_ssize_t n, floating *z,
+                                    Py_ssize_t z_row) noexcept nogil:
+    if floating is float:
+        accumulate_columns_f32(rows, a, a_row, W, pitch, depth, n, z, z_row)
+    else:
+        accumulate_columns_f64(rows, a, a_row, W, pitch, depth, n, z, z_row)
 
 
 cdef inline Py_ssize_t lanes(const floating *like) noexcept nogil:
@@ -206,6 +220,7 @@ include "_products.pxi"
 include "_schedule.pxi"
 include "_walk.pxi"
 include "_options.pxi"
+include "_plain_product.pxi"
 
 
 # -------------------------------------------------------------------------------------------------- sequences
@@ -362,6 +377,55 @@ cdef int read_gradients(Backward *job, object dcell, const floating *like) excep
 
 
 include "_stream.pxi"
+
+
+# --------------------------------------------------------------------------------------- layers without time
+
+@cython.boundscheck(True)
+def product(
+    const floating[:, :] a not None,                         # IN   (N, K)
+    const floating[:, :] b not None,                         # IN   (K, M)
+    const floating[::1] start,                               # IN   (M,), or None
+    floating[:, ::contiguous] out not None,                  # OUT  (N, M)
+):
+    """Multiply two matrices; see `clstm.reference.product`."""
+    cdef Product job
+    cdef Py_ssize_t N = a.shape[0], K = a.shape[1], M = b.shape[1], n, m
+    if N == 0 or M == 0:
+        return
+    if K == 0:
+        for n in range(N):
+            for m in range(M):
+                out[n, m] = start[m] if start is not None else 0
+        return
+    memset(&job, 0, sizeof(Product))
+    job.N, job.K, job.M = N, K, M
+    job.a, job.b = matrix_of(a), matrix_of(b)
+    job.out, job.out_pitch = &out[0, 0], out.strides[0] // <Py_ssize_t> sizeof(floating)
+    if start is not None:
+        job.start = &start[0]
+    run_product(&job, <floating *> NULL)
+
+
+def add_rows(
+    const floating[:, ::contiguous] rows not None,           # IN      (N, E)
+    const Py_ssize_t[::1] places not None,                   # IN      (N,)
+    floating[:, ::contiguous] out not None,                  # IN/OUT  (V, E)
+):
+    """Add rows where they belong; see `clstm.reference.add_rows`."""
+    cdef Py_ssize_t N = rows.shape[0], E = rows.shape[1], n, j
+    cdef fp_state caller
+    cdef const floating *row
+    cdef floating *to
+    if E == 0:
+        return
+    with nogil:
+        caller = flush_denormals()
+        for n in range(N):
+            row, to = &rows[n, 0], &out[places[n], 0]
+            for j in range(E):
+                to[j] += row[j]
+        restore_denormals(caller)
 
 
 # ------------------------------------------------------------------------------------------- memory for tapes

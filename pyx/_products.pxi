@@ -184,6 +184,23 @@ cdef void multiply(const floating *a, Py_ssize_t rows, Py_ssize_t a_row, const f
             from_, from_row, from_panel = <const floating *> to, sums_row, sums_panel
 
 
+cdef void accumulate_rows(const floating *a, Py_ssize_t rows, Py_ssize_t a_row, const floating *W,
+                          bint by_column, Py_ssize_t pitch, Py_ssize_t depth, Py_ssize_t n, floating *z,
+                          Py_ssize_t z_row) noexcept nogil:
+    """z[r, j] += sum over k of a[r, k] * W[k, j], k in order, with W as it lies.
+
+    a       IN      (rows, depth): at most COLUMNS_ROWS rows, a_row apart
+    W       IN      (depth, n): rows, or by column columns, pitch apart
+    z       IN/OUT  (rows, n): rows z_row apart
+    """
+    cdef Py_ssize_t r
+    if by_column:
+        accumulate_columns(rows, a, a_row, W, pitch, depth, n, z, z_row)
+    else:
+        for r in range(rows):
+            accumulate(a + r * a_row, W, pitch, depth, n, z + r * z_row)
+
+
 cdef void multiply_in_place(const Cell *cell, const floating *x, const floating *h_prev, floating *flat,
                             Py_ssize_t depth, floating *z) noexcept nogil:
     """Equation 1 of one row with the weights as they lie: z (OUT), a row of panels `depth` deep.
@@ -192,6 +209,8 @@ cdef void multiply_in_place(const Cell *cell, const floating *x, const floating 
     """
     cdef Py_ssize_t n = cell.G * cell.H
     memcpy(flat, cell.bias, n * sizeof(floating))
-    accumulate(x, <const floating *> cell.W_x, cell.I, n, cell.W_x_by_column, flat)
-    accumulate(h_prev, <const floating *> cell.W_h, cell.R, n, cell.W_h_by_column, flat)
+    accumulate_rows(x, 1, 0, <const floating *> cell.W_x, cell.W_x_by_column,
+                    cell.I if cell.W_x_by_column else n, cell.I, n, flat, 0)
+    accumulate_rows(h_prev, 1, 0, <const floating *> cell.W_h, cell.W_h_by_column,
+                    cell.R if cell.W_h_by_column else n, cell.R, n, flat, 0)
     pack_row(cell, <const floating *> flat, 0, depth, z)

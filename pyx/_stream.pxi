@@ -58,23 +58,23 @@ cdef class Stream:
             else:
                 pack_weights(&self.layers[k].job, 0, 1, <double *> NULL)
 
-    def put_state(self, Py_ssize_t k, Py_ssize_t row, tuple state not None):
-        """Set the state of one row of layer k from arrays (R,) and (H,)."""
+    def put_states(self, Py_ssize_t k, const Py_ssize_t[::1] rows not None, tuple state not None):
+        """Set the state of n rows of layer k from arrays (n, R) and (n, H)."""
         cdef Py_ssize_t n
         for n in range(len(state)):
             if self.single:
-                put_part[float](&self.layers[k].job, n, row, state[n])
+                put_part[float](&self.layers[k].job, n, rows, state[n])
             else:
-                put_part[double](&self.layers[k].job, n, row, state[n])
+                put_part[double](&self.layers[k].job, n, rows, state[n])
 
-    def get_state(self, Py_ssize_t k, Py_ssize_t row, tuple state not None):
-        """Copy the state of one row of layer k to arrays (R,) and (H,)."""
+    def get_states(self, Py_ssize_t k, const Py_ssize_t[::1] rows not None, tuple state not None):
+        """Copy the state of n rows of layer k to arrays (n, R) and (n, H)."""
         cdef Py_ssize_t n
         for n in range(len(state)):
             if self.single:
-                get_part[float](&self.layers[k].job, n, row, state[n])
+                get_part[float](&self.layers[k].job, n, rows, state[n])
             else:
-                get_part[double](&self.layers[k].job, n, row, state[n])
+                get_part[double](&self.layers[k].job, n, rows, state[n])
 
     def try_step(self, x, out):
         """Step all layers from x (rows, I) to out (rows, R), on the axes of this stream.
@@ -198,15 +198,26 @@ cdef inline floating *state_of(Forward *job, Py_ssize_t n, Py_ssize_t row, const
     return <floating *> job.c_t + row * job.cell.U * lanes(like)
 
 
+cdef inline Py_ssize_t bytes_of_state(const Forward *job, Py_ssize_t n, const floating *like) noexcept:
+    """What a row of state n takes."""
+    return (job.cell.H if n else job.cell.R) * sizeof(floating)
+
+
 @cython.boundscheck(True)
-cdef int put_part(Forward *job, Py_ssize_t n, Py_ssize_t row, const floating[::1] values) except -1:
-    memcpy(state_of(job, n, row, &values[0]), &values[0],
-           (job.cell.H if n else job.cell.R) * sizeof(floating))
+cdef int put_part(Forward *job, Py_ssize_t n, const Py_ssize_t[::1] rows,
+                  const floating[:, ::1] values) except -1:
+    cdef Py_ssize_t r
+    cdef const floating *like = NULL
+    for r in range(rows.shape[0]):
+        memcpy(state_of(job, n, rows[r], like), &values[r, 0], bytes_of_state(job, n, like))
     return 0
 
 
 @cython.boundscheck(True)
-cdef int get_part(Forward *job, Py_ssize_t n, Py_ssize_t row, floating[::1] values) except -1:
-    memcpy(&values[0], state_of(job, n, row, <const floating *> &values[0]),
-           (job.cell.H if n else job.cell.R) * sizeof(floating))
+cdef int get_part(Forward *job, Py_ssize_t n, const Py_ssize_t[::1] rows,
+                  floating[:, ::1] values) except -1:
+    cdef Py_ssize_t r
+    cdef const floating *like = NULL
+    for r in range(rows.shape[0]):
+        memcpy(&values[r, 0], state_of(job, n, rows[r], like), bytes_of_state(job, n, like))
     return 0

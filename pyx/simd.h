@@ -115,6 +115,8 @@ CLSTM_INLINE void clstm_restore(clstm_fp_state state)
 #define CLSTM_SUMS 12
 #endif
 #define CLSTM_TILE_ROWS 6
+/* Rows that go together through weights which lie column after column. */
+#define CLSTM_COLUMNS_ROWS 4
 
 /* Rows of a tile that is `width` vectors wide. */
 CLSTM_INLINE ptrdiff_t clstm_tile_rows(ptrdiff_t width)
@@ -364,22 +366,22 @@ static void TYPE(tile)(ptrdiff_t rows, ptrdiff_t width, const REAL *a, ptrdiff_t
 #undef CASE
 }
 
-/* z[j] += sum over k of a[k] * rows[k, j], in order of k, for rows (depth, n) as they lie in memory, four
- * at a time. */
-static void TYPE(accumulate)(const REAL *restrict a, const REAL *restrict rows, ptrdiff_t depth, ptrdiff_t n,
-                             REAL *restrict z)
+/* z[j] += sum over k of a[k] * rows[k, j], in order of k, for rows (depth, n) as they lie in memory, `pitch`
+ * apart, four at a time. */
+static void TYPE(accumulate)(const REAL *restrict a, const REAL *restrict rows, ptrdiff_t pitch,
+                             ptrdiff_t depth, ptrdiff_t n, REAL *restrict z)
 {
     ptrdiff_t k = 0;
-    for (; k + 4 <= depth; k += 4, rows += 4 * n) {
+    for (; k + 4 <= depth; k += 4, rows += 4 * pitch) {
         const REAL a0 = a[k], a1 = a[k + 1], a2 = a[k + 2], a3 = a[k + 3];
         for (ptrdiff_t j = 0; j < n; j++) {
             REAL sum = TYPE(madd_scalar)(a0, rows[j], z[j]);
-            sum = TYPE(madd_scalar)(a1, rows[n + j], sum);
-            sum = TYPE(madd_scalar)(a2, rows[2 * n + j], sum);
-            z[j] = TYPE(madd_scalar)(a3, rows[3 * n + j], sum);
+            sum = TYPE(madd_scalar)(a1, rows[pitch + j], sum);
+            sum = TYPE(madd_scalar)(a2, rows[2 * pitch + j], sum);
+            z[j] = TYPE(madd_scalar)(a3, rows[3 * pitch + j], sum);
         }
     }
-    for (; k < depth; k++, rows += n)
+    for (; k < depth; k++, rows += pitch)
         for (ptrdiff_t j = 0; j < n; j++)
             z[j] = TYPE(madd_scalar)(a[k], rows[j], z[j]);
 }
@@ -438,6 +440,21 @@ CLSTM_INLINE void TYPE(load_columns)(const REAL *from, ptrdiff_t pitch, ptrdiff_
 #endif
 }
 
+/* As load_columns, for the last `some` of `count` numbers of n rows, which begin at `from`; returns which
+ * column of the block is the first of them.  Where there is a whole block, it ends with them: parts of
+ * vectors are slow to load. */
+CLSTM_INLINE ptrdiff_t TYPE(load_last_columns)(const REAL *from, ptrdiff_t pitch, ptrdiff_t n,
+                                               ptrdiff_t count, ptrdiff_t some, TYPE(vec) * block)
+{
+    enum { V = TYPE(LANES) };
+    if (n == V && count >= V) {
+        TYPE(load_columns)(from + count - V, pitch, V, V, block);
+        return V - some;
+    }
+    TYPE(load_columns)(from + count - some, pitch, n, some, block);
+    return 0;
+}
+
 /* to[k * step + j] = columns[j * pitch + k] for j < n and k < count; lanes n .. LANES become 0 if `whole`,
  * else they are left alone.  n is at most LANES. */
 static void TYPE(transpose)(const REAL *columns, ptrdiff_t pitch, ptrdiff_t n, ptrdiff_t count, REAL *to,
@@ -446,42 +463,70 @@ static void TYPE(transpose)(const REAL *columns, ptrdiff_t pitch, ptrdiff_t n, p
     enum { V = TYPE(LANES) };
     TYPE(vec) block[V];
     for (ptrdiff_t k = 0; k < count; k += V) {
-        ptrdiff_t some = count - k < V ? count - k : V;
+        ptrdiff_t some = count - k < V ? count - k : V, first = 0;
         if (n == V && some == V)
             TYPE(load_columns)(columns + k, pitch, V, V, block);
         else
-            TYPE(load_columns)(columns + k, pitch, n, some, block);
+            first = TYPE(load_last_columns)(columns, pitch, n, k + some, some, block);
         for (ptrdiff_t j = 0; j < some; j++)
-            memcpy(to + (k + j) * step, &block[j], whole || n == V ? sizeof(block[j]) : n * sizeof(REAL));
+            memcpy(to + (k + j) * step, &block[first + j],
+                   whole || n == V ? sizeof(block[j]) : n * sizeof(REAL));
     }
 }
 
-/* As `accumulate`, for weights that lie column after column, (n, depth): a block of them at a time. */
-static void TYPE(accumulate_columns)(const REAL *restrict a, const REAL *restrict columns, ptrdiff_t depth,
-                                     ptrdiff_t n, REAL *restrict z)
+/* As `accumulate`, for weights that lie column after column, (n, depth), and for some rows of a and z: a
+ * block of weights at a time.  `rows` is a constant once inlined. */
+CLSTM_INLINE void TYPE(accumulate_columns_of)(const int rows, const REAL *restrict a, ptrdiff_t a_row,
+                                              const REAL *restrict columns, ptrdiff_t pitch, ptrdiff_t depth,
+                                              ptrdiff_t n, REAL *restrict z, ptrdiff_t z_row)
 {
     enum { V = TYPE(LANES) };
-    TYPE(vec) block[V], sum;
-    for (ptrdiff_t j = 0; j < n; j += V, columns += V * depth) {
+    TYPE(vec) block[V], sum[CLSTM_COLUMNS_ROWS];
+    for (ptrdiff_t j = 0; j < n; j += V, columns += V * pitch) {
         ptrdiff_t lanes = n - j < V ? n - j : V;
         ptrdiff_t k = 0;
-        sum = TYPE(broadcast)(0);
-        memcpy(&sum, z + j, lanes * sizeof(REAL));
+        CLSTM_UNROLL
+        for (int r = 0; r < rows; r++) {
+            sum[r] = TYPE(broadcast)(0);
+            memcpy(&sum[r], z + r * z_row + j, lanes * sizeof(REAL));
+        }
         if (lanes == V)
             for (; k + V <= depth; k += V) {
-                TYPE(load_columns)(columns + k, depth, V, V, block);
+                TYPE(load_columns)(columns + k, pitch, V, V, block);
                 CLSTM_UNROLL_ALL
-                for (int i = 0; i < V; i++)
-                    sum = TYPE(madd)(TYPE(broadcast)(a[k + i]), block[i], sum);
+                for (int i = 0; i < V; i++) {
+                    CLSTM_UNROLL
+                    for (int r = 0; r < rows; r++)
+                        sum[r] = TYPE(madd)(TYPE(broadcast)(a[r * a_row + k + i]), block[i], sum[r]);
+                }
             }
         for (; k < depth; k += V) {
             ptrdiff_t some = depth - k < V ? depth - k : V;
-            TYPE(load_columns)(columns + k, depth, lanes, some, block);
-            for (ptrdiff_t i = 0; i < some; i++)
-                sum = TYPE(madd)(TYPE(broadcast)(a[k + i]), block[i], sum);
+            ptrdiff_t first = TYPE(load_last_columns)(columns, pitch, lanes, k + some, some, block);
+            for (ptrdiff_t i = 0; i < some; i++) {
+                CLSTM_UNROLL
+                for (int r = 0; r < rows; r++)
+                    sum[r] = TYPE(madd)(TYPE(broadcast)(a[r * a_row + k + i]), block[first + i], sum[r]);
+            }
         }
-        memcpy(z + j, &sum, lanes * sizeof(REAL));
+        CLSTM_UNROLL
+        for (int r = 0; r < rows; r++)
+            memcpy(z + r * z_row + j, &sum[r], lanes * sizeof(REAL));
     }
+}
+
+/* As accumulate_columns_of, for any rows from 1 to CLSTM_COLUMNS_ROWS. */
+static void TYPE(accumulate_columns)(ptrdiff_t rows, const REAL *a, ptrdiff_t a_row, const REAL *columns,
+                                     ptrdiff_t pitch, ptrdiff_t depth, ptrdiff_t n, REAL *z, ptrdiff_t z_row)
+{
+#define CASE(R) \
+    case R: \
+        TYPE(accumulate_columns_of)(R, a, a_row, columns, pitch, depth, n, z, z_row); \
+        return;
+    switch (rows) {
+        CASE(1) CASE(2) CASE(3) CASE(4)
+    }
+#undef CASE
 }
 
 #endif

@@ -96,7 +96,7 @@ def test_config_tells_the_build_in_use():
 
 
 def test_functions_of_a_backend_are_those_of_the_definition():
-    assert _dispatch.FUNCTIONS == ("forward", "backward", "step")
+    assert _dispatch.FUNCTIONS == ("forward", "backward", "step", "product", "add_rows")
 
 
 @pytest.mark.parametrize("name", _dispatch.FUNCTIONS)

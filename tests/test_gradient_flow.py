@@ -156,6 +156,7 @@ def test_the_layer_stays_as_it_was(kind):
     assert_same_bits(layer.flat_grads, grads)
 
 
+@pytest.mark.filterwarnings("ignore:dropout")  # of one layer
 def test_nothing_is_drawn(kind):
     """Not from the layer's generator, nor for another layer."""
     layer = build_layer(kind, 2, 4, dropout=0.5)

@@ -113,6 +113,7 @@ def test_every_gradient_is_the_complex_step_derivative_of_the_oracle(kind, shape
             assert error <= TOLERANCES["complex step"]["float64"] * scale, name
 
 
+@pytest.mark.filterwarnings("ignore:dropout")  # of one layer
 @pytest.mark.parametrize("shape", SHAPES)
 def test_backends_agree_on_everything(kind, shape, dtype):
     by_backend = []
@@ -446,8 +447,11 @@ def test_inference_applies_no_dropout(kind, dtype, backend):
     assert snapshot(with_dropout) == before
 
 
-def test_dropout_leaves_input_and_output_alone(kind, backend):
-    layer = make(kind, (1, True, True), backend=backend, dropout=0.9)
+def test_dropout_of_one_layer_drops_nothing_and_says_so(kind, backend):
+    with pytest.warns(
+        UserWarning, match="dropout: expected 0 with num_layers=1, .* got 0.9; nothing is dropped"
+    ):
+        layer = make(kind, (1, True, True), backend=backend, dropout=0.9)
     d = draw_inputs(layer, 5, 3)
     assert_same_bits(layer.forward(d.x)[0], layer(d.x)[0])
 
@@ -741,6 +745,7 @@ def test_weights_do_not_depend_on_the_backend_nor_on_numpys_global_state(kind):
     assert_same_bits(np.random.get_state()[1], before)  # noqa: NPY002
 
 
+@pytest.mark.filterwarnings("ignore:dropout")
 def test_sizes_of_any_integer_type_are_accepted(kind):
     layer = LAYERS[kind](
         np.int32(2), np.uint8(3), np.int64(1), dropout=np.float32(0.25), bidirectional=np.True_

@@ -193,10 +193,10 @@ def rewrite(path, made, *, class_name=None, drop=(), tensors=None, **arguments):
 def test_class_that_is_not_known_is_refused(tmp_path, class_name):
     rewrite(tmp_path / "a", dense(), class_name=class_name)
     with pytest.raises(
-        FileFormatError, match=r": expected one of LSTM, RNN, Dense, SequenceModel, got '"
+        FileFormatError, match=r": expected one of LSTM, RNN, Dense, .*SequenceModel.*, got '"
     ) as caught:
         clstm.load(tmp_path / "a")
-    assert len(str(caught.value)) < len(str(tmp_path)) + 200
+    assert len(str(caught.value)) < len(str(tmp_path)) + 300
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -4,6 +4,7 @@ import array
 import copy
 import gc
 import pickle
+import re
 import threading
 import weakref
 
@@ -22,7 +23,8 @@ from conftest import (
     run_forward,
 )
 
-from clstm import reference
+import clstm
+from clstm import FileFormatError, files, reference
 
 OTHER = {"float32": "float64", "float64": "float32"}
 
@@ -556,6 +558,107 @@ def test_rows_that_are_none_are_refused_and_nothing_is_reset(kind, implementatio
     assert_states_same(stream.state, before)
 
 
+@pytest.mark.parametrize("projection", [0, 4])
+def test_state_of_some_rows_of_many_is_set_and_the_others_stay(implementation, dtype, projection):
+    rows, chosen = 50, np.array([49, 0, 7, 8, 31])
+    layer = build_layer("lstm", 3, 10, 2, dtype=dtype, build=implementation, proj_size=projection)
+    data = draw_inputs(layer, 2, rows)
+    stream, expected = layer.stream(rows, data.state), [part.copy() for part in data.state]
+    new = [np.random.default_rng(0).standard_normal(part[:, chosen].shape).astype(dtype) for part in expected]
+    for k in range(2):
+        stream._engine.put_states(k, chosen, tuple(part[k] for part in new))
+    for part, value in zip(expected, new, strict=True):
+        part[:, chosen] = value
+    assert_states_same(stream.state, tuple(expected))
+    for k in range(2):
+        got = tuple(np.full_like(part[k], np.nan) for part in new)
+        stream._engine.get_states(k, chosen, got)
+        assert_states_same(got, tuple(part[k] for part in new))
+    assert_same_bits(stream.step(data.x[0]), layer.step(data.x[0], tuple(expected))[0])
+
+
+# -------------------------------------------------------------------------------------------- state in a file
+
+
+def wrong_files(layer):
+    """Files that hold no state of a stream of two rows of a layer, and why."""
+    kind, dtype = layer.kind, layer.dtype.name
+    own, other, last = (
+        {"kinds": [kind.name]},
+        {"lstm": "rnn", "rnn": "lstm"}[kind.name],
+        f"0.{kind.states[-1]}",
+    )
+    right = {f"0.{name}": np.ones((2, 2, 10), dtype) for name in kind.states}
+    without = {name: part for name, part in right.items() if name != last}
+    yield "LSTM", own, right, "expected a file of class StreamState, got 'LSTM'"
+    yield "StreamState", {}, right, "arguments: expected exactly kinds; missing: kinds"
+    yield "StreamState", own | {"a": 1}, right, "unexpected: a"
+    for kinds in ([other], [], [kind.name, kind.name], kind.name, None, [[]]):
+        yield "StreamState", {"kinds": kinds}, right, f"kinds: expected {kind.name}, got "
+    yield "StreamState", own, without, f"tensors: expected exactly 0.h.*; missing: {last}"
+    yield "StreamState", own, right | {"1.h": right["0.h"]}, "unexpected: 1.h"
+    for shape in ((1, 2, 10), (2, 3, 10), (2, 2, 11), (2, 20), (2, 2, 10, 1), (2, 0, 10)):
+        expected = rf"{last}: expected shape \(2, 2, 10\) and dtype {dtype}, got \({shape[0]}, "
+        yield "StreamState", own, right | {last: np.ones(shape, dtype)}, expected
+    wrong = right[last].astype(OTHER[dtype])
+    yield "StreamState", own, right | {last: wrong}, f"{last}: expected shape .*, got .* and {OTHER[dtype]}"
+
+
+@pytest.mark.parametrize("batch_size", [None, 1, 5])
+def test_state_comes_back_from_a_file_bit_for_bit(kind, implementation, dtype, batch_size, tmp_path):
+    layer = build_layer(kind, 3, 10, 2, dtype=dtype, build=implementation)
+    x = draw_inputs(layer, 6, batch_size or 1).x
+    x = x if batch_size else x[:, 0]
+    stream, path = layer.stream(batch_size), tmp_path / "state"
+    step_all(stream, x[:3])
+    stream.save_state(path)
+    expected = stream.state, step_all(stream, x[3:])
+    later = layer.stream(batch_size)
+    step_all(later, x[:1])
+    for given in (path, str(path)):
+        assert later.load_state(given) is None
+        assert_states_same(later.state, expected[0])
+        assert_same_bits(step_all(later, x[3:]), expected[1])
+
+
+def test_state_with_a_projection_and_nan_comes_back_from_a_file(implementation, dtype, tmp_path):
+    layer = build_layer("lstm", 3, 10, 2, dtype=dtype, build=implementation, proj_size=4)
+    stream = layer.stream(2, draw_inputs(layer, 1, 2).state)
+    h, c = stream.state
+    h[0, 1, 2], c[1, 0, 3:5] = np.nan, (np.inf, -0.0)
+    stream.state = h, c
+    stream.save_state(tmp_path / "a")
+    later = layer.stream(2)
+    later.load_state(tmp_path / "a")
+    assert_states_same(later.state, (h, c))
+
+
+def test_file_of_another_state_is_refused_and_changes_nothing(kind, backend, dtype, tmp_path):
+    layer = LAYERS[kind](3, 10, 2, dtype=dtype, backend=backend, rng=0)
+    stream = layer.stream(2)
+    stream.step(np.ones((2, 3)))
+    before, path = stream.state, tmp_path / "a"
+    for class_name, arguments, tensors, reason in wrong_files(layer):
+        files.write(path, class_name, arguments, tensors, "0.0.0")
+        with pytest.raises(FileFormatError, match=f"^{re.escape(str(path))}: .*{reason}"):
+            stream.load_state(path)
+        assert_states_same(stream.state, before)
+    stream.save_state(path)
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(FileFormatError, match="damaged"):
+        stream.load_state(path)
+    assert_states_same(stream.state, before)
+    with pytest.raises(FileNotFoundError):
+        stream.load_state(tmp_path / "missing")
+
+
+def test_load_says_what_reads_the_state_of_a_stream(kind, tmp_path):
+    LAYERS[kind](3, 10, rng=0).stream(2).save_state(tmp_path / "a")
+    with pytest.raises(FileFormatError, match=r"got a StreamState of a stream; its method load_state "):
+        clstm.load(tmp_path / "a")
+
+
 # ----------------------------------------------------------------------------------- parameters and refresh
 
 
@@ -726,19 +829,17 @@ def test_engine_steps_as_forward_on_all_axes(kind, implementation, dtype, sizes,
     case = make_case(4, 3 if axes == "bf" else 1, I, H, dtype, kind=kind)
     rows = case.x.shape[1]
     engine = engine_of(implementation, case, axes, packed=packed)
-    for row in range(rows):
-        engine.put_state(0, row, tuple(part[row].copy() for part in case.state("{}_0")))
+    engine.put_states(0, np.arange(rows), case.state("{}_0"))
     expected = run_forward(functions_of(implementation, dtype), case)
     shape = {"f": (-1,), "bf": (rows, -1), "f1": (-1, 1)}[axes]
     for x_t, y_t in zip(case.x, expected["y"], strict=True):
         out = np.full_like(y_t, np.nan).reshape(shape)
         assert engine.try_step(x_t.reshape(shape), out) is True
         assert_same_bits(out, y_t.reshape(shape))
-    for row in range(rows):
-        parts = tuple(np.full(H, np.nan, dtype) for _ in case.kind.states)
-        engine.get_state(0, row, parts)
-        for name, part in zip(case.kind.states, parts, strict=True):
-            assert_same_bits(part, expected[f"{name}_n"][row], name)
+    parts = tuple(np.full((rows, H), np.nan, dtype) for _ in case.kind.states)
+    engine.get_states(0, np.arange(rows), parts)
+    for name, part in zip(case.kind.states, parts, strict=True):
+        assert_same_bits(part, expected[f"{name}_n"], name)
 
 
 @pytest.mark.parametrize("packed", [False, True], ids=["as they lie", "packed"])
@@ -773,16 +874,16 @@ def test_step_from_a_given_state_declines_what_it_does_not_know(implementation, 
     wrong += [misaligned(right[position]), right[position].reshape((-1, 1) if axes == "f" else (-1,))]
     if position > 2:
         wrong.append(read_only(right[position]))
-    before = [np.full(10, np.nan, dtype) for _ in range(2)]
-    engine.get_state(0, 0, tuple(before))
+    before, row = [np.full((1, 10), np.nan, dtype) for _ in range(2)], np.zeros(1, np.intp)
+    engine.get_states(0, row, tuple(before))
     for value in wrong:
         given = [array.copy() for array in right]
         given[position] = value
         assert engine.try_step_from(*given) is False
         for n in (3, 4):
             assert n == position or (given[n] == 7).all()
-        after = tuple(np.full(10, np.nan, dtype) for _ in range(2))
-        engine.get_state(0, 0, after)
+        after = tuple(np.full((1, 10), np.nan, dtype) for _ in range(2))
+        engine.get_states(0, row, after)
         assert_states_same(after, tuple(before))
 
 
@@ -797,7 +898,7 @@ def test_engine_that_is_not_packed_reads_the_weights_where_they_lie(kind, implem
         if pack:
             packed.pack()
         for engine in (packed, live):
-            engine.put_state(0, 0, tuple(part[0].copy() for part in case.state("{}_0")))
+            engine.put_states(0, np.zeros(1, np.intp), case.state("{}_0"))
             results[name, engine] = np.full(10, np.nan, dtype)
             assert engine.try_step(x, results[name, engine])
     assert_same_bits(results["first", packed], results["first", live])

@@ -28,6 +28,7 @@ from conftest import (
 )
 
 import clstm
+from clstm import _threads
 from clstm.cells import CellTape
 from clstm.tape import LayerTape
 
@@ -49,6 +50,23 @@ def watchdog(pytestconfig):
 
 
 # ------------------------------------------------------------------------------------------ how many threads
+
+
+def test_bounds_of_several_blocks_end_with_the_last_of_them():
+    before = clstm.get_num_threads()
+    clstm.set_num_threads(4)
+    first, second = _threads.at_most(2), _threads.at_most(3)
+    try:
+        first.__enter__()
+        assert clstm.get_num_threads() == 2
+        second.__enter__()  # in another thread
+        assert clstm.get_num_threads() == 2
+        first.__exit__(None, None, None)
+        assert clstm.get_num_threads() == 2
+        second.__exit__(None, None, None)
+        assert clstm.get_num_threads() == 4
+    finally:
+        clstm.set_num_threads(before)
 
 
 @pytest.mark.parametrize("n", [1, 2, 64, np.int64(3)])

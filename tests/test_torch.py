@@ -374,6 +374,7 @@ def test_each_activation_equals_torchs(backend, name, place):
         compare_with_torch_stack(build_lstm(3, 6, backend=backend, activations=tuple(activations)))
 
 
+@pytest.mark.filterwarnings("ignore:dropout")  # of one layer
 @pytest.mark.parametrize("seed", range(24))
 def test_random_options_together_equal_torchs_operations(backend, seed):
     rng = np.random.default_rng(seed)

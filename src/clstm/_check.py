@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import operator
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,7 +25,14 @@ class FileFormatError(ValueError):
     """A file cannot be read as what it should be; the message holds the path and the reason."""
 
     def __init__(self, path: object, reason: str) -> None:
-        super().__init__(f"{path}: {reason}")
+        super().__init__(path, reason)  # what pickle hands to another process
+
+    def __str__(self) -> str:
+        return f"{self.args[0]}: {self.args[1]}"
+
+
+class UsageError(ValueError):
+    """Arguments of the command that make no sense for what they are applied to."""
 
 
 def describe(value: object) -> str:
@@ -52,6 +59,16 @@ def listed(names: Collection[object]) -> str:
     ]
     more = len(names) - len(shown)
     return ", ".join(shown) + (f" and {more} more" if more else "")
+
+
+def optional(check: Callable[[str, Any], Any]) -> Callable[[str, Any], Any]:
+    """Return a check that lets None pass."""
+    return lambda name, value: None if value is None else check(name, value)
+
+
+def counted(number: int, noun: str) -> str:
+    """Return a number of things in words."""
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")
 
 
 def integer(name: str, value: object, low: int) -> int:
@@ -105,6 +122,31 @@ def positive(name: str, value: Any) -> float:
     return number
 
 
+def non_negative(name: str, value: Any) -> float:
+    """Return value as a finite float of at least 0."""
+    number = real(name, value)
+    if number < 0.0:
+        raise ValueError(f"{name}: expected a number of at least 0, got {describe(value)}")
+    return number
+
+
+def proper_fraction(name: str, value: Any) -> float:
+    """Return value as float in (0, 1)."""
+    number = real(name, value)
+    if not 0.0 < number < 1.0:
+        raise ValueError(f"{name}: expected a number in (0, 1), got {describe(value)}")
+    return number
+
+
+def proper_fractions(name: str, value: Any) -> list[float]:
+    """Return a sequence of numbers in (0, 1), at least one, as a list."""
+    if not isinstance(value, Sequence | np.ndarray) or isinstance(value, str | bytes) or np.ndim(value) != 1:
+        raise TypeError(f"{name}: expected a sequence of numbers, got {describe(value)}")
+    if len(value) == 0:
+        raise ValueError(f"{name}: expected at least one number, got none")
+    return [proper_fraction(f"{name}[{n}]", number) for n, number in enumerate(value)]
+
+
 def instance(name: str, value: object, kind: type) -> None:
     """Compare the class of an object."""
     if not isinstance(value, kind):
@@ -142,7 +184,7 @@ def array(name: str, value: Any, dtype: np.dtype[Any], *, copy: bool = False) ->
     """Convert to an aligned array of the layer's dtype with contiguous rows; no complex, object or text."""
     if type(value) is np.ndarray and value.dtype == dtype and value.flags.carray and not copy:
         return value
-    given = _as_array(name, value, "numbers")
+    given = as_array(name, value, "numbers")
     if given.dtype.kind not in "fiub":
         raise TypeError(f"{name}: expected real numbers, got dtype {given.dtype}")
     try:
@@ -156,8 +198,10 @@ def array(name: str, value: Any, dtype: np.dtype[Any], *, copy: bool = False) ->
     return converted if rows_contiguous else np.ascontiguousarray(converted)
 
 
-def _as_array(name: str, value: Any, what: str) -> Array:
-    """Call np.asarray; nested lists that are no rectangle are refused."""
+def as_array(name: str, value: Any, what: str) -> Array:
+    """Call np.asarray; nested lists that are no rectangle are refused, and masks, which would be lost."""
+    if np.ma.is_masked(value):
+        raise TypeError(f"{name}: expected an array of {what} without a mask, got a masked array")
     try:
         return np.asarray(on_cpu(value))
     except ValueError:
@@ -193,6 +237,16 @@ def shaped(name: str, value: Any, dtype: np.dtype[Any], expected: tuple[int | st
     return converted
 
 
+def flat(name: str, value: Any) -> Array:
+    """Return value, which must be a contiguous array (n,) of float32 or float64 that may be changed."""
+    if not isinstance(value, np.ndarray) or value.dtype not in (np.float32, np.float64):
+        raise TypeError(f"{name}: expected an array of float32 or float64, got {describe(value)}")
+    shape(name, value, ("n",))
+    if not value.flags.carray:
+        raise ValueError(f"{name}: expected a contiguous, writable array, got {describe(value)}")
+    return value
+
+
 def pair(name: str, value: Any, parts: str) -> tuple[Any, Any]:
     """Return the two halves of a state."""
     if not isinstance(value, tuple | list) or len(value) != 2:
@@ -209,13 +263,30 @@ def lengths(value: Any, T: int, B: int) -> NDArray[np.intp]:
     return full
 
 
-def integers(name: str, value: Any, size: int, high: int) -> NDArray[np.intp]:
-    """Return an array (size,) of integers in 0..high."""
-    given = _as_array(name, value, "integers")
+def whole_numbers(name: str, value: Any) -> Array:
+    """Return an array of integers of whatever shape and range; no bool, and no float that happens to fit."""
+    given = as_array(name, value, "integers")
     if given.size == 0 and given.dtype == np.float64:
         given = given.astype(np.intp)
     if given.dtype.kind not in "iu":
         raise TypeError(f"{name}: expected integers, got dtype {given.dtype}")
+    return given
+
+
+def indices(name: str, value: Any, high: int, *, copy: bool = False) -> NDArray[np.intp]:
+    """Return an array of whatever shape of integers in 0..high."""
+    given = whole_numbers(name, value)
+    if given.size and (given.min() < 0 or given.max() > high):
+        bad = (given < 0) | (given > high)
+        place = tuple(map(int, np.unravel_index(bad.argmax(), bad.shape)))
+        where = f" at {place if len(place) > 1 else place[0]}" if place else ""
+        raise ValueError(f"{name}: expected values in 0..{high}, got {int(given[place])}{where}")
+    return given.astype(np.intp, order="C", copy=copy)
+
+
+def integers(name: str, value: Any, size: int, high: int) -> NDArray[np.intp]:
+    """Return an array (size,) of integers in 0..high."""
+    given = whole_numbers(name, value)
     shape(name, given, (size,))
     if given.size and (given.min() < 0 or given.max() > high):
         raise ValueError(f"{name}: expected values in 0..{high}, got {int(given.min())}..{int(given.max())}")
@@ -224,7 +295,7 @@ def integers(name: str, value: Any, size: int, high: int) -> NDArray[np.intp]:
 
 def booleans(name: str, value: Any) -> NDArray[np.bool_]:
     """Return an array of bool; anything else is refused."""
-    given = _as_array(name, value, "booleans")
+    given = as_array(name, value, "booleans")
     if given.dtype != bool and given.size:
         raise TypeError(f"{name}: expected booleans, got dtype {given.dtype}")
     return given.astype(bool, copy=False)

@@ -22,7 +22,7 @@ BUILDS = {
     "x86_64_v3": "clstm._kernels_x86_64_v3",
     "baseline": "clstm._kernels",
 }
-FUNCTIONS = ("forward", "backward", "step")
+FUNCTIONS = ("forward", "backward", "step", "product", "add_rows")
 
 
 class Backend(Protocol):
@@ -31,6 +31,8 @@ class Backend(Protocol):
     forward: Any
     backward: Any
     step: Any
+    product: Any
+    add_rows: Any
     Stream: Any
 
 

@@ -5,8 +5,10 @@ from ._kernels import KINDS as KINDS
 from ._kernels import VECTOR_BYTES as VECTOR_BYTES
 from ._kernels import Block as Block
 from ._kernels import Stream as Stream
+from ._kernels import add_rows as add_rows
 from ._kernels import backward as backward
 from ._kernels import forward as forward
+from ._kernels import product as product
 from ._kernels import set_num_threads as set_num_threads
 from ._kernels import sigmoid as sigmoid
 from ._kernels import step as step

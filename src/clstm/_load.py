@@ -9,7 +9,24 @@ from typing import Any
 from . import _check, files
 
 # Where the classes that files can hold are; a module is imported when a file needs it.
-_MODULES = {"LSTM": "lstm", "RNN": "rnn", "Dense": "nn.dense", "SequenceModel": "nn.model"}
+_MODULES = {
+    "LSTM": "lstm",
+    "RNN": "rnn",
+    "Dense": "nn.dense",
+    "Embedding": "nn.embedding",
+    "Dropout": "nn.dropout",
+    "SequenceModel": "nn.model",
+    "LSTMClassifier": "estimators.classifier",
+    "LSTMForecaster": "estimators.forecaster",
+    "LSTMRegressor": "estimators.regressor",
+    "CharacterModel": "text",
+    "TableModel": "_table_model",
+}
+# Files of what is no object on its own, and what reads them.
+_ELSEWHERE = {
+    "Checkpoint": "of a training run; clstm.nn.resume goes on from the folder in which it lies",
+    "StreamState": "of a stream; its method load_state reads it",
+}
 
 
 def load(path: str | os.PathLike[str], **options: Any) -> Any:
@@ -23,7 +40,7 @@ def load(path: str | os.PathLike[str], **options: Any) -> Any:
 
     Returns
     -------
-    LSTM, RNN, nn.Dense or nn.SequenceModel
+    LSTM, RNN, nn.Dense, nn.Embedding, nn.Dropout, nn.SequenceModel, an estimator, or a model of `clstm train`
         Whichever the file holds.
 
     Raises
@@ -35,11 +52,29 @@ def load(path: str | os.PathLike[str], **options: Any) -> Any:
         The file cannot be opened.
     """
     contents = files.read(path)
-    if contents.class_name not in _MODULES:
+    if contents.class_name in _ELSEWHERE:
         raise _check.FileFormatError(
             contents.path,
-            f"expected one of {', '.join(_MODULES)}, got {_check.describe(contents.class_name)}",
+            f"expected a file of a model or layer, got a {contents.class_name} "
+            f"{_ELSEWHERE[contents.class_name]}",
         )
-    module = importlib.import_module(f".{_MODULES[contents.class_name]}", __package__)
-    loaded: type[Any] = getattr(module, contents.class_name)
-    return loaded.from_contents(contents, **options)
+    with files.as_format_error(contents.path):
+        kind = class_of(contents.class_name)
+    return kind.from_contents(contents, **options)
+
+
+def class_of(name: Any) -> Any:
+    """Return the class that files call so.
+
+    Parameters
+    ----------
+    name : str
+
+    Raises
+    ------
+    ValueError
+        There is none.
+    """
+    if not isinstance(name, str) or name not in _MODULES:
+        raise ValueError(f"expected one of {', '.join(_MODULES)}, got {_check.describe(name)}")
+    return getattr(importlib.import_module(f".{_MODULES[name]}", __package__), name)

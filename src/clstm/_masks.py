@@ -53,8 +53,8 @@ def draw(layer: Layer, rng: np.random.Generator, schedule: Schedule, steps: tupl
     for k in range(layer.num_layers):
         cells = layer.cells[k * D : (k + 1) * D]
         features = len(cells[0].W_x)
-        mask = _dropout(rng, (*steps, features), layer.dropout, dtype) if k else None
-        held = _dropout(rng, (episodes.count, features), layer.input_dropout, dtype)
+        mask = dropout_mask(rng, (*steps, features), layer.dropout, dtype) if k else None
+        held = dropout_mask(rng, (episodes.count, features), layer.input_dropout, dtype)
         if held is not None:
             held = episodes.spread(held)
             mask = held if mask is None else mask * held
@@ -82,7 +82,7 @@ class _Episodes:
         return spread
 
 
-def _dropout(
+def dropout_mask(
     rng: np.random.Generator, shape: tuple[int, ...], p: float, dtype: np.dtype[Any]
 ) -> Array | None:
     """Draw 0 with probability p, else what keeps the mean; None for p = 0, without drawing."""
@@ -107,7 +107,7 @@ def _masks(
 ) -> Masks:
     """Draw for one direction."""
     R, H, dtype = len(cell.W_h), cell.hidden_size, layer.dtype
-    recurrent = _dropout(rng, (episodes.count, R), layer.recurrent_dropout, dtype)
+    recurrent = dropout_mask(rng, (episodes.count, R), layer.recurrent_dropout, dtype)
     p_h, p_c = (cell.options or Options()).zoneout
     return Masks(
         None if recurrent is None else episodes.spread(recurrent),

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 
 from . import _check, _dispatch
 
@@ -62,6 +65,44 @@ def get_num_threads() -> int:
     int
     """
     return _num_threads
+
+
+class _Block:
+    """A number that blocks set for a while, also several at once in threads of their own."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._active = 0
+        self._before = 1
+
+    @contextmanager
+    def set(self, choose: Callable[[int], int]) -> Iterator[None]:
+        """Let calls use as many threads within the block as `choose` makes of the present number."""
+        with self._lock:
+            if self._active == 0:
+                self._before = get_num_threads()
+            self._active += 1
+            set_num_threads(choose(get_num_threads()))
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._active -= 1
+                if self._active == 0:  # the last one out restores what the first one found
+                    set_num_threads(self._before)
+
+
+_block = _Block()
+
+
+def at_most(n: int) -> AbstractContextManager[None]:
+    """Let calls use at most n threads within a block."""
+    return _block.set(lambda present: min(n, present))
+
+
+def exactly(n: int) -> AbstractContextManager[None]:
+    """Let calls use n threads within a block."""
+    return _block.set(lambda _: n)
 
 
 _num_threads = 1

@@ -106,6 +106,23 @@ class Contents:
     def __post_init__(self) -> None:
         weakref.finalize(self, self._file.close)
 
+    def expect(self, class_name: str) -> None:
+        """Compare the class.
+
+        Parameters
+        ----------
+        class_name : str
+
+        Raises
+        ------
+        FileFormatError
+            The file holds an object of another class.
+        """
+        if self.class_name != class_name:
+            raise FileFormatError(
+                self.path, f"expected a file of class {class_name}, got {_check.describe(self.class_name)}"
+            )
+
     def tensors(self) -> dict[str, NDArray[Any]]:
         """Read the data.
 
@@ -123,7 +140,7 @@ class Contents:
         content = _read(self._file, self._status[0])
         if _status(self._file) != self._status or not content.startswith(self._head):
             raise FileFormatError(self.path, "changed while it was read")
-        with _as_format_error(self.path, _NO_SAFETENSORS):
+        with as_format_error(self.path, _NO_SAFETENSORS):
             tensors = _unpack(content)
         if self._checksum is not None and self._checksum != _checksum(
             self._version, self.class_name, self.arguments, tensors
@@ -245,7 +262,7 @@ def foreign_tensors(path: object, content: bytes) -> dict[str, tuple[Entry, memo
     FileFormatError
         It is no safetensors file, or was written by `write`.
     """
-    with _as_format_error(path, _NO_SAFETENSORS):
+    with as_format_error(path, _NO_SAFETENSORS):
         length = _header_length(content[:8], len(content), _LONGEST_FOREIGN_HEADER)
         entries, metadata = _parse_header(content[8 : 8 + length])
         table = _read_table(entries, len(content) - 8 - length, _ITEMSIZES, strict=False)
@@ -332,11 +349,26 @@ def _status(file: FileIO) -> tuple[int, int]:
 
 
 @contextmanager
-def _as_format_error(path: object, wording: str = "{}") -> Iterator[None]:
-    """Turn what is wrong with the contents into the one error of files."""
+def as_format_error(path: object, wording: str = "{}") -> Iterator[None]:
+    """Turn what is wrong with the contents of a file into the one error of files.
+
+    Parameters
+    ----------
+    path
+        For the message.
+    wording : str
+        What the message makes of the reason.
+
+    Raises
+    ------
+    FileFormatError
+        The block has ended in a TypeError, ValueError or RecursionError.
+    """
     try:
         yield
-    except (TypeError, ValueError) as error:
+    except FileFormatError:
+        raise
+    except (TypeError, ValueError, RecursionError) as error:
         raise FileFormatError(path, wording.format(error)) from error
 
 
@@ -346,17 +378,17 @@ def _read_contents(path: str, file: FileIO) -> Contents:
     size = status[0]
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
         raise FileFormatError(path, "expected a regular file, got a FIFO or a device")
-    with _as_format_error(path, _NO_SAFETENSORS):
+    with as_format_error(path, _NO_SAFETENSORS):
         head = _read_head(file, size)
         entries, metadata = _parse_header(head[8:])
     if _KEY not in metadata:
         raise FileFormatError(
             path, f"a safetensors file, but without the constructor's arguments under {_KEY!r}"
         )
-    with _as_format_error(path):
+    with as_format_error(path):
         _check.instance(_KEY, metadata[_KEY], str)
         version, class_name, arguments, checksum = _read_record(parse_json(metadata[_KEY]))
-    with _as_format_error(path, _NO_SAFETENSORS):
+    with as_format_error(path, _NO_SAFETENSORS):
         itemsizes = {name: dtype.itemsize for name, dtype in _DTYPES.items()}
         table = _read_table(entries, size - len(head), itemsizes, strict=True)
     shapes = {name: entry.shape for name, entry in table.items()}

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import re
 import threading
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
@@ -72,6 +73,12 @@ class SequenceLayer(Parameters, Generic[StateT]):
 
     def __init__(self, rng: int | np.random.Generator | None, **arguments: Any) -> None:
         self._set_up(arguments)
+        if self.dropout and self.num_layers == 1:
+            warnings.warn(
+                "dropout: expected 0 with num_layers=1, for it acts between layers, "
+                f"got {self.dropout}; nothing is dropped",
+                stacklevel=3,
+            )
         self._begin(_check.generator(rng))
         self._lay_out(np.zeros(self._num_params(), self.dtype))
         self._initialise()
@@ -93,6 +100,16 @@ class SequenceLayer(Parameters, Generic[StateT]):
         """The weights of each layer and direction as the kernels take them, live; the reverse one second."""
         self.look()
         return self._cells
+
+    @property
+    def rng(self) -> np.random.Generator:
+        """The generator that every dropout and zoneout is drawn from."""
+        return self._rng
+
+    @rng.setter
+    def rng(self, value: np.random.Generator) -> None:
+        _check.instance("rng", value, np.random.Generator)
+        self._rng = value
 
     @property
     def functions(self) -> _dispatch.Backend:
@@ -332,15 +349,13 @@ class SequenceLayer(Parameters, Generic[StateT]):
         or `y` in place afterwards does not disturb `backward`, changing the parameters does.
         """
         steps, first, schedule, batched = self._arguments_of_call(x, state, lengths, resets)
-        first, schedule = tuple(part.copy() for part in first), schedule.copy()
-        drawn = draw(self, self._rng, schedule, steps.shape[:2]) if self._draws else ()
         own = _dispatch.empty(steps.shape, self.dtype)
         own[...] = steps
-        y, final, layers = self._run(own, first, schedule, drawn, _dispatch.empty)
-        result = np.array(_layouts.as_given(y, self._sizes.batch_first, batched), order="C")
-        self._tapes.tape = self._last_tape = Tape(
-            self._identity, layers, first, schedule, self._cells[0].options, batched, self._sizes.batch_first
+        y, final, tape = self.forward_steps(
+            own, tuple(part.copy() for part in first), schedule.copy(), batched, self._sizes.batch_first
         )
+        result = np.array(_layouts.as_given(y, self._sizes.batch_first, batched), order="C")
+        self._tapes.tape = self._last_tape = tape
         return result, _layouts.state_as_given(final, batched)
 
     @property
@@ -428,10 +443,56 @@ class SequenceLayer(Parameters, Generic[StateT]):
             raise ValueError("dy, dstate: expected at least one of them, got None for both")
         accumulate = _check.boolean("accumulate", accumulate)
         T, B, _ = tape.shape
-        _, R, L, D, _, dtype, _, directions = self._sizes
-        d_above = _layouts.derivative(dy, (T, B, D * R), dtype, tape.batch_first, tape.batched)
+        _, R, _, D, _, dtype, _, _ = self._sizes
+        d_above = (
+            None
+            if dy is None
+            else _layouts.derivative(dy, (T, B, D * R), dtype, tape.batch_first, tape.batched)
+        )
         dfinal = self._state("dstate", "d{}_n", dstate, B, tape.batched, partial=len(self.kind.states) > 1)
+        d_below, dfirst = self.backward_steps(tape, d_above, dfinal, accumulate)
+        dx = np.ascontiguousarray(_layouts.as_given(d_below, tape.batch_first, tape.batched))
+        return dx, _layouts.state_as_given(dfirst, tape.batched)
 
+    # ---------------------------------------------------------------------- the same for models of layers
+    #
+    # Arrays are time-major and of the layer's dtype, states are their parts; nothing is checked or copied.
+
+    def zero_state(self, B: int) -> State:
+        """Return the state of B rows before the first step."""
+        return self._state("state", "{}_0", None, B, True)
+
+    def run_steps(self, x: Array, first: State, schedule: Schedule) -> tuple[Array, State]:
+        """Call: y (T, B, D R) and the final state."""
+        y, final, _ = self._run(x, first, schedule)
+        return y, final
+
+    def forward_steps(
+        self,
+        x: Array,
+        first: State,
+        schedule: Schedule,
+        batched: bool = True,
+        batch_first: bool = False,
+    ) -> tuple[Array, State, Tape]:
+        """Forward: y, the final state and a tape on these very arrays, which must not change."""
+        drawn = draw(self, self._rng, schedule, x.shape[:2]) if self._draws else ()
+        y, final, layers = self._run(x, first, schedule, drawn, _dispatch.empty)
+        options = self._cells[0].options
+        return y, final, Tape(self._identity, layers, first, schedule, options, batched, batch_first)
+
+    def backward_steps(
+        self,
+        tape: Tape,
+        dy: Array | None,
+        dfinal: State,
+        accumulate: bool = False,
+        input_gradient: bool = True,
+    ) -> tuple[Any, State]:
+        """Backward: dx, which costs nothing and is None without `input_gradient`, and dstate."""
+        T, B, _ = tape.shape
+        _, R, L, D, _, dtype, _, directions = self._sizes
+        d_above: Any = np.broadcast_to(np.zeros(D * R, dtype), (T, B, D * R)) if dy is None else dy
         run, cells = self.functions.backward, self.cells
         if cells[0].options is not tape.options:
             cells = tuple(cell._replace(options=tape.options) for cell in cells)
@@ -441,21 +502,19 @@ class SequenceLayer(Parameters, Generic[StateT]):
         dfirst = tuple([np.empty_like(part) for part in dfinal])
         for k in reversed(range(L)):
             layer = tape.layers[k]
-            dx_k = np.empty_like(layer.x, order="C")
+            dx_k = np.empty_like(layer.x, order="C") if k or input_gradient else None
             for d in range(D):
                 n = k * D + d
-                dx_d = np.empty_like(dx_k) if d else dx_k
+                dx_d = np.empty_like(dx_k) if d and dx_k is not None else dx_k
                 run(
                     cells[n], layer.x, _part(tape.state, n), schedules[d], layer.cells[d],
                     d_above[:, :, d * R : (d + 1) * R], _part(dfinal, n), dx_d, dcells[n], _part(dfirst, n),
                 )  # fmt: skip
-                if d:
+                if d and dx_k is not None:
                     dx_k += dx_d
-            d_above = dx_k if layer.mask is None else dx_k * layer.mask
-
+            d_above = dx_k if dx_k is None or layer.mask is None else dx_k * layer.mask
         self._take_gradients(fresh, accumulate)
-        dx = np.ascontiguousarray(_layouts.as_given(d_above, tape.batch_first, tape.batched))
-        return dx, _layouts.state_as_given(dfirst, tape.batched)
+        return d_above, dfirst
 
     def _tape_of(self, given: Tape | None) -> Tape:
         """Return a tape of this layer: the given one, or that of the last forward."""

@@ -138,13 +138,18 @@ class NamedArrays(dict[str, Array]):
 
 
 class Saved:
-    """What can be written to a file: a class name, arguments and named arrays."""
+    """What can be written to a file: a class name, arguments and named arrays.
+
+    A class of one's own says its name in files, `file_class`, and has the two methods `file_content` and
+    `from_file`; docs/training.md shows one.
+    """
 
     file_class: ClassVar[str]  # what files call the class
 
     @abstractmethod
     def file_content(self) -> tuple[dict[str, Any], dict[str, Array]]:
         """Return the arguments, as JSON has them, and the arrays."""
+        raise NotImplementedError(f"{type(self).__name__}: expected its own file_content, to be saved")
 
     @classmethod
     @abstractmethod
@@ -158,9 +163,10 @@ class Saved:
         """Make an object of what a file holds; `read` gets the arrays, after all else is checked."""
 
     @classmethod
-    @abstractmethod
     def check_options(cls, options: Mapping[str, Any]) -> None:
-        """Check the arguments of `load` that are not part of a file."""
+        """Check the arguments of `load` that are not part of a file; most classes have none."""
+        for name in options:
+            raise TypeError(f"{cls.__name__}.load: expected the path alone, got {name}")
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write parameters and constructor arguments to a safetensors file, whole or not at all.
@@ -201,18 +207,10 @@ class Saved:
     @classmethod
     def from_contents(cls, contents: files.Contents, **options: Any) -> Self:
         """Make an object of the contents of a file."""
-        if contents.class_name != cls.file_class:
-            raise _check.FileFormatError(
-                contents.path,
-                f"expected a file of class {cls.file_class}, got {_check.describe(contents.class_name)}",
-            )
+        contents.expect(cls.file_class)
         cls.check_options(options)
-        try:
+        with files.as_format_error(contents.path):
             return cls.from_file(dict(contents.arguments), contents.shapes, contents.tensors, **options)
-        except _check.FileFormatError:
-            raise
-        except (TypeError, ValueError, RecursionError) as error:
-            raise _check.FileFormatError(contents.path, str(error)) from error
 
 
 class Parameters(Saved):

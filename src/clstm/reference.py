@@ -143,7 +143,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["EPSILON", "Stream", "backward", "forward", "function", "sigmoid", "slope", "step"]
+__all__ = [
+    "EPSILON",
+    "Stream",
+    "add_rows",
+    "backward",
+    "forward",
+    "function",
+    "product",
+    "sigmoid",
+    "slope",
+    "step",
+]
 
 Array = NDArray[Any]
 State = tuple[Array, ...]
@@ -284,6 +295,52 @@ def _normalise_backward(dn: Array, n: Array, scale: Array) -> Array:
     """Return da for n = N(a): what is left of dn beside the mean and the direction of n."""
     da: Array = scale * (dn - dn.mean(axis=-1, keepdims=True) - n * (dn * n).mean(axis=-1, keepdims=True))
     return da
+
+
+# ------------------------------------------------------------------------------------------------ one product
+
+
+def product(a: Array, b: Array, start: Array | None, out: Array) -> None:
+    """Multiply two matrices: ``out = start + a @ b``, for layers without time.
+
+    Parameters
+    ----------
+    a : ndarray of shape (N, K), IN
+    b : ndarray of shape (K, M), IN
+        Of both, either the rows or the columns are contiguous.
+    start : ndarray of shape (M,), contiguous, or None for zeros, IN
+        Added to each row.
+    out : ndarray of shape (N, M) with contiguous rows, OUT
+        Must not overlap the others.
+
+    Examples
+    --------
+    >>> out = np.empty((1, 2))
+    >>> product(np.array([[1.0, 2.0]]), np.eye(2), np.array([10.0, 20.0]), out)
+    >>> out
+    array([[11., 22.]])
+    """
+    out[...] = a @ b if start is None else a @ b + start
+
+
+def add_rows(rows: Array, places: NDArray[np.intp], out: Array) -> None:
+    """Add each row where it belongs, in order: ``out[places[n]] += rows[n]``.
+
+    Parameters
+    ----------
+    rows : ndarray of shape (N, E) with contiguous rows, IN
+    places : ndarray of shape (N,) of int, contiguous, IN
+        Each in 0..V - 1; any may come again.
+    out : ndarray of shape (V, E) with contiguous rows, IN and OUT
+
+    Examples
+    --------
+    >>> out = np.zeros((3, 1))
+    >>> add_rows(np.array([[1.0], [2.0], [4.0]]), np.array([2, 0, 2]), out)
+    >>> out.ravel()
+    array([2., 0., 5.])
+    """
+    np.add.at(out, places, rows)
 
 
 # -------------------------------------------------------------------------------------------------- the cells
@@ -671,15 +728,15 @@ class Stream:
         """Take a snapshot of the present weights of every layer."""
         self._cells = tuple(cell.astype(cell.bias.dtype) for cell in self._given)
 
-    def put_state(self, k: int, row: int, state: State) -> None:
-        """Set the state of one row of layer k from arrays (R,) and (H,)."""
+    def put_states(self, k: int, rows: NDArray[np.intp], state: State) -> None:
+        """Set the state of n rows of layer k from arrays (n, R) and (n, H)."""
         for part, value in zip(self._states[k], state, strict=True):
-            part[row] = value
+            part[rows] = value
 
-    def get_state(self, k: int, row: int, state: State) -> None:
-        """Copy the state of one row of layer k to arrays (R,) and (H,)."""
+    def get_states(self, k: int, rows: NDArray[np.intp], state: State) -> None:
+        """Copy the state of n rows of layer k to arrays (n, R) and (n, H)."""
         for value, part in zip(state, self._states[k], strict=True):
-            value[...] = part[row]
+            value[...] = part[rows]
 
     def _fits(self, array: Any, features: int) -> bool:
         """Tell whether an argument can be taken as it is."""
@@ -712,9 +769,10 @@ class Stream:
         others = all(self._fits(array, self._sizes[1]) for array in (h_prev, c_prev, h, c))
         if not (others and self._fits(x, self._sizes[0]) and h.flags.writeable and c.flags.writeable):
             return False
-        self.put_state(0, 0, (h_prev.ravel(), c_prev.ravel()))
+        row = np.zeros(1, np.intp)
+        self.put_states(0, row, (h_prev.reshape(1, -1), c_prev.reshape(1, -1)))
         self.try_step(x, h)
-        self.get_state(0, 0, (h.reshape(-1), c.reshape(-1)))
+        self.get_states(0, row, (h.reshape(1, -1), c.reshape(1, -1)))
         return True
 
 

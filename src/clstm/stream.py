@@ -6,16 +6,21 @@ right are checked and converted on a second, slower way.
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from . import _check, _layouts
+from . import _check, _layouts, files
 from ._dispatch import Backend, backend
+from ._version import __version__
 from .cells import Cell, Kind, State
 
 Array = NDArray[Any]
+
+_FILE_CLASS = "StreamState"
 
 
 class Layer(Protocol):
@@ -40,6 +45,8 @@ class Stream:
 
     Attributes
     ----------
+    kind : clstm.cells.Kind
+        Of the cells.
     state : pair of ndarray of shape (num_layers, B, H)
         ``(h, c)``, for an RNN the array ``h``; copies: assign to it to set the state.  Without the axis B for
         a stream of one row.  With a projection h is (num_layers, B, R).
@@ -58,11 +65,12 @@ class Stream:
         self._layer, self._backend = layer, layer.backend
         self._batched = batch_size is not None
         self._rows = 1 if batch_size is None else _check.integer("batch_size", batch_size, 1)
+        self.kind = layer.kind
         W_x, W_h = layer.cells[0].W_x, layer.cells[-1].W_h
         self._dtype, self._input_size, self._output_size = W_h.dtype, len(W_x), len(W_h)
         first = self._parts_of(state)
         self._start(layer.cells)
-        self._put(first, range(self._rows))
+        self._put(first)
 
     def _start(self, cells: tuple[Cell, ...]) -> None:
         """Pack a snapshot of the weights; the state is zeros."""
@@ -79,10 +87,6 @@ class Stream:
         return _layouts.state_parts(
             "state", "{}", state, len(cells), self._rows, sizes, kind, self._dtype, self._batched
         )
-
-    def _shapes(self) -> tuple[tuple[int, int, int], ...]:
-        cells = self._layer.cells
-        return tuple((len(cells), self._rows, n) for n in cells[0].state_sizes)
 
     def step(self, x_t: ArrayLike, out: Array | None = None) -> Array:
         """Feed one time step.
@@ -129,14 +133,58 @@ class Stream:
 
     @state.setter
     def state(self, state: Any) -> None:
-        self._put(self._parts_of(state), range(self._rows))
+        self._put(self._parts_of(state))
 
     def _state(self) -> State:
-        parts = tuple(np.empty(shape, self._dtype) for shape in self._shapes())
+        shape, rows = (len(self._snapshot), self._rows), np.arange(self._rows)
+        parts = tuple(np.empty((*shape, n), self._dtype) for n in self._snapshot[0].state_sizes)
         for k in range(len(self._snapshot)):
-            for row in range(self._rows):
-                self._engine.get_state(k, row, tuple(part[k, row] for part in parts))
+            self._engine.get_states(k, rows, tuple(part[k] for part in parts))
         return parts
+
+    def save_state(self, path: str | os.PathLike[str]) -> None:
+        """Write the state to a safetensors file, whole or not at all: for a service that starts again.
+
+        The weights are not part of it: save the layer for these.
+
+        Parameters
+        ----------
+        path : str or path-like
+            Replaced if it exists, after the new content has reached the disk.
+
+        Raises
+        ------
+        OSError
+            The file cannot be written.
+
+        Examples
+        --------
+        >>> lstm = clstm.LSTM(3, 5, rng=0)
+        >>> stream, later = lstm.stream(), lstm.stream()
+        >>> y = stream.step(np.ones(3))
+        >>> stream.save_state("state.safetensors")
+        >>> later.load_state("state.safetensors")
+        >>> np.array_equal(later.step(np.ones(3)), stream.step(np.ones(3)))
+        True
+        """
+        save_states(path, [self])
+
+    def load_state(self, path: str | os.PathLike[str]) -> None:
+        """Take the state that `save_state` has written.
+
+        Parameters
+        ----------
+        path : str or path-like
+
+        Raises
+        ------
+        FileFormatError
+            The file was not written by `save_state` or has been damaged since, or its state has another kind,
+            shape or dtype than that of this stream; the stream is as it was.
+        OSError
+            The file cannot be opened.
+        """
+        (self.state,) = read_states(path, [self])
 
     def reset(self, rows: ArrayLike | None = None) -> None:
         """Set the state to 0: `resets` of a whole sequence, one step at a time.
@@ -151,32 +199,33 @@ class Stream:
         IndexError
             There is no such row.
         """
-        if rows is None:
-            chosen: list[int] = list(range(self._rows))
-        else:
+        chosen = np.arange(self._rows)
+        if rows is not None:
             wanted = np.asarray(rows)
             try:
                 if wanted.ndim > 1 or (wanted.ndim == 0 and wanted.dtype == bool):
                     raise IndexError
                 index = wanted if wanted.size else wanted.astype(np.intp)
-                chosen = np.atleast_1d(np.arange(self._rows)[index]).tolist()
+                chosen = np.atleast_1d(chosen[index])
             except IndexError:
                 raise IndexError(
                     f"rows: expected indices or a mask of {self._rows} rows, got {_check.describe(rows)}"
                 ) from None
-        self._put(tuple(np.zeros(shape, self._dtype) for shape in self._shapes()), chosen)
-
-    def _put(self, parts: State, rows: list[int] | range) -> None:
+        zeros = tuple(np.zeros((len(chosen), n), self._dtype) for n in self._snapshot[0].state_sizes)
         for k in range(len(self._snapshot)):
-            for row in rows:
-                self._engine.put_state(k, row, tuple(part[k, row] for part in parts))
+            self._engine.put_states(k, chosen, zeros)
+
+    def _put(self, parts: State) -> None:
+        rows = np.arange(self._rows)
+        for k in range(len(self._snapshot)):
+            self._engine.put_states(k, rows, tuple(part[k] for part in parts))
 
     def refresh(self) -> None:
         """Take the present parameters of the layer; the state stays."""
         if self._snapshot[0].options != self._layer.cells[0].options:  # zoneout has been set
             state = self._state()
             self._start(self._layer.cells)
-            self._put(state, range(self._rows))
+            self._put(state)
             return
         for own, present in zip(self._snapshot, self._layer.cells, strict=True):
             own.copy_in(present)
@@ -191,4 +240,75 @@ class Stream:
         state = kept.pop("state")
         self.__dict__.update(kept)
         self._start(self._snapshot)
-        self._put(state, range(self._rows))
+        self._put(state)
+
+
+def save_states(path: str | os.PathLike[str], streams: Sequence[Stream]) -> None:
+    """Write the states of streams that belong together to one file.
+
+    Parameters
+    ----------
+    path : str or path-like
+    streams : sequence of Stream
+
+    Raises
+    ------
+    OSError
+        The file cannot be written.
+    """
+    arguments = {"kinds": [stream.kind.name for stream in streams]}
+    files.write(path, _FILE_CLASS, arguments, _named_parts(streams), __version__)
+
+
+def read_states(path: str | os.PathLike[str], streams: Sequence[Stream]) -> list[Any]:
+    """Read what `save_states` has written for streams of the same kinds, shapes and dtypes.
+
+    Parameters
+    ----------
+    path : str or path-like
+    streams : sequence of Stream
+        They are not changed.
+
+    Returns
+    -------
+    list
+        A state for each.
+
+    Raises
+    ------
+    FileFormatError
+        The file was not written by `save_states`, is damaged, or does not fit the streams.
+    OSError
+        The file cannot be opened.
+    """
+    contents = files.read(path)
+    contents.expect(_FILE_CLASS)
+    with files.as_format_error(contents.path):
+        _check.entries("arguments", contents.arguments, ("kinds",), True)
+        kinds = [stream.kind.name for stream in streams]
+        if contents.arguments["kinds"] != kinds:
+            raise ValueError(
+                f"kinds: expected {_check.listed(kinds)}, got {_check.describe(contents.arguments['kinds'])}"
+            )
+        own = _named_parts(streams)
+        _check.entries("tensors", contents.shapes, own, True)
+        for name, part in own.items():
+            shape, dtype = contents.shapes[name], contents.dtypes[name]
+            if shape != part.shape or dtype != part.dtype:
+                raise ValueError(
+                    f"{name}: expected shape {part.shape} and dtype {part.dtype}, got {shape} and {dtype}"
+                )
+    tensors, states = contents.tensors(), []
+    for n, stream in enumerate(streams):
+        parts = tuple(tensors[f"{n}.{name}"] for name in stream.kind.states)
+        states.append(parts if len(parts) > 1 else parts[0])
+    return states
+
+
+def _named_parts(streams: Sequence[Stream]) -> dict[str, Array]:
+    """Return the parts of the states by number and name, such as "0.h"."""
+    named: dict[str, Array] = {}
+    for n, stream in enumerate(streams):
+        parts = stream.state if len(stream.kind.states) > 1 else (stream.state,)
+        named |= {f"{n}.{name}": part for name, part in zip(stream.kind.states, parts, strict=True)}
+    return named
