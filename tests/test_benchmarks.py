@@ -88,7 +88,7 @@ def test_one_shape_runs_verified_and_is_written_as_json(run, capsys, dtype):
     assert all(f"| {name}" in printed for name in names)
 
 
-def test_every_kind_of_row_is_verified_and_judged(run, small_table, capsys):  # noqa: ARG001
+def test_every_kind_of_row_is_verified_and_judged(run, small_table, capsys):
     code, report = run("--full", *WITHOUT_PEERS)
     assert code == 0
     for row in report["rows"]:

@@ -540,9 +540,9 @@ BAD = [
         TypeError,
         "loss: expected one number, got array of shape (3, 1)",
     ),
-    ({"loss": lambda model, x: np.nan}, ValueError, "loss: expected a finite number, got nan"),  # noqa: ARG005
-    ({"loss": lambda model, x: None}, TypeError, "loss: expected a number, got None"),  # noqa: ARG005
-    ({"gradients": lambda model, x: None}, TypeError, "gradients: expected a mapping from names to arrays"),  # noqa: ARG005
+    ({"loss": lambda model, x: np.nan}, ValueError, "loss: expected a finite number, got nan"),
+    ({"loss": lambda model, x: None}, TypeError, "loss: expected a number, got None"),
+    ({"gradients": lambda model, x: None}, TypeError, "gradients: expected a mapping from names to arrays"),
     (
         {"gradients": lambda model, x: gradients(model, x) | {"bf": np.zeros(H)}},
         ValueError,

@@ -168,11 +168,11 @@ def test_inspect_shows_letters_that_a_terminal_has_not():
 
 
 def test_inspect_finds_the_lstm_of_a_model_and_none_in_a_dense_layer(capsys):
-    nn.SequenceModel(clstm.LSTM(I, H), nn.Dense(H, 1)).save("model")
+    nn.SequenceModel([clstm.LSTM(I, H), nn.Dense(H, 1)]).save("model")
     nn.Dense(H, 1).save("dense")
     assert run(capsys, "inspect", "model") == (
         0,
-        ["model: clstm, 1 LSTM", "  lstm  LSTM(3, 5, dtype='float64')"],
+        ["model: clstm, 1 LSTM", "  layers.0  LSTM(3, 5, dtype='float64')"],
     )
     assert run(capsys, "inspect", "dense") == (0, ["dense: clstm, no LSTM"])
 

@@ -1072,7 +1072,7 @@ SPOILT = {
         f"{kind} at {place}": (link(place, make), "expected no link, got|expected an LSTM in it, got none")
         for place in ("layers", "layers/lstm", "layers/lstm/cell", CELL, f"{CELL}/0")
         for kind, make in {
-            "soft link": lambda file: h5py.SoftLink("/moved"),  # noqa: ARG005
+            "soft link": lambda file: h5py.SoftLink("/moved"),
             "external link": lambda file: h5py.ExternalLink(elsewhere(file), "/"),
         }.items()
     },

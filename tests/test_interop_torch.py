@@ -829,7 +829,7 @@ def test_members_must_be_stored_or_deflated(tmp_path, level):
 
 def test_file_that_is_larger_than_memory_is_refused(tmp_path, monkeypatch):
     class Large(io.FileIO):
-        def __init__(self, path, mode, opener):  # noqa: ARG002
+        def __init__(self, path, mode, opener):
             super().__init__(path)
 
         def read(self, size):

@@ -1,4 +1,4 @@
-"""clstm.nn: layer, loss, optimiser, windows against their formulas, the model against central differences."""
+"""clstm.nn: layer, windows against their formulas, the model against central differences."""
 
 import copy
 import math
@@ -6,25 +6,11 @@ import pickle
 
 import numpy as np
 import pytest
-from conftest import assert_close, assert_same_bits, build_lstm, unchanged
+from conftest import assert_close, assert_same_bits, central_difference
 
-import clstm
 from clstm import nn
 
 LEADING = [(), (5,), (2, 3), (0, 4)]
-
-
-def central_difference(loss, array, step=1e-6):
-    """Differentiate a scalar function of nothing by every element of an array that it reads."""
-    gradient = np.zeros(array.shape)
-    for index in np.ndindex(array.shape):
-        before = array[index]
-        array[index] = before + step
-        above = loss()
-        array[index] = before - step
-        gradient[index] = (above - loss()) / (2 * step)
-        array[index] = before
-    return gradient
 
 
 def build_dense(*args, **kwargs):
@@ -198,168 +184,6 @@ def test_dense_refuses_bad_input(call, error, message):
     dense.backward(np.ones((5, 4)))  # the tape is still there
 
 
-# ------------------------------------------------------------------------------------------ loss, optimiser
-
-
-def test_mse_loss_and_its_derivative(dtype):
-    rng = np.random.default_rng(0)
-    prediction, target = (rng.standard_normal((3, 4)).astype(dtype) for _ in range(2))
-    loss, dprediction = nn.mse_loss(prediction, target)
-    assert isinstance(loss, float)
-    expected = sum((float(p) - float(t)) ** 2 for p, t in zip(prediction.flat, target.flat, strict=True)) / 12
-    assert_close(np.array(loss, dtype), np.array(expected), "forward")
-    wide = prediction.astype("float64")
-    derivative = central_difference(lambda: nn.mse_loss(wide, target)[0], wide)
-    assert_close(dprediction, derivative, "central difference" if dtype == "float64" else "backward")
-
-
-@pytest.mark.parametrize(
-    ("prediction", "target", "error", "message"),
-    [
-        (np.ones((3, 1)), np.ones(3), ValueError, r"target: expected shape \(3, 1\), got \(3,\)"),
-        (
-            np.ones((0, 2)),
-            np.ones((0, 2)),
-            ValueError,
-            r"prediction: expected at least one element, got shape \(0, 2\)",
-        ),
-        (np.ones(2), ["a", "b"], TypeError, "target: expected real numbers"),
-        (
-            np.ones(2, complex),
-            np.ones(2),
-            TypeError,
-            "prediction: expected real numbers, got dtype complex128",
-        ),
-    ],
-)
-def test_mse_loss_refuses_bad_input(prediction, target, error, message):
-    with pytest.raises(error, match=message):
-        nn.mse_loss(prediction, target)
-
-
-def test_cross_entropy_and_its_derivative(dtype):
-    """Row by row in Python's floats."""
-    rng = np.random.default_rng(0)
-    prediction, target = rng.standard_normal((5, 3)).astype(dtype), [2, 0, 1, 1, 2]
-    loss, dprediction = nn.cross_entropy(prediction, target)
-    assert isinstance(loss, float)
-    odds = [[math.exp(score) for score in row] for row in prediction.tolist()]
-    expected = -sum(math.log(row[k] / sum(row)) for row, k in zip(odds, target, strict=True)) / 5
-    assert_close(np.array(loss, dtype), np.array(expected), "forward")
-    wide = prediction.astype("float64")
-    derivative = central_difference(lambda: nn.cross_entropy(wide, target)[0], wide)
-    assert_close(dprediction, derivative, "central difference" if dtype == "float64" else "backward")
-
-
-def test_cross_entropy_of_huge_scores_is_finite():
-    loss, dprediction = nn.cross_entropy([[1e4, -1e4], [-1e4, 1e4]], [0, 0])
-    assert loss == 1e4
-    assert_same_bits(dprediction, np.array([[0.0, 0.0], [-0.5, 0.5]]))
-
-
-@pytest.mark.parametrize(
-    ("prediction", "target", "error", "message"),
-    [
-        (np.ones(3), [0], ValueError, r"prediction: expected shape \(N, O\), got \(3,\)"),
-        (np.ones((0, 3)), [], ValueError, r"prediction: expected at least one element, got shape \(0, 3\)"),
-        (np.ones((2, 3)), [0], ValueError, r"target: expected shape \(2,\), got \(1,\)"),
-        (np.ones((2, 3)), [0, 3], ValueError, r"target: expected values in 0..2, got 0..3"),
-        (np.ones((2, 3)), [-1, 0], ValueError, r"target: expected values in 0..2, got -1..0"),
-        (np.ones((2, 3)), [0.0, 1.0], TypeError, "target: expected integers, got dtype float64"),
-        (
-            np.ones((2, 3), complex),
-            [0, 1],
-            TypeError,
-            "prediction: expected real numbers, got dtype complex128",
-        ),
-    ],
-)
-def test_cross_entropy_refuses_bad_input(prediction, target, error, message):
-    with pytest.raises(error, match=message):
-        nn.cross_entropy(prediction, target)
-
-
-def test_adam_takes_the_steps_of_its_formula(dtype):
-    """Element by element in Python's floats, from algorithm 1 of the paper."""
-    layers = [build_dense(2, 3, dtype=dtype), build_dense(1, 2, dtype=dtype)]
-    arrays = [layer.flat_params for layer in layers]
-    lr, beta_1, beta_2, eps = 0.01, 0.8, 0.95, 1e-6
-    adam = nn.Adam(layers, lr, (beta_1, beta_2), eps)
-    rng = np.random.default_rng(0)
-    gradients = [[rng.standard_normal(p.size).astype(dtype) for p in arrays] for _ in range(4)]
-    expected = [p.astype("float64") for p in arrays]
-    for n, p in enumerate(expected):
-        for k in range(p.size):
-            m = v = 0.0
-            for t, step in enumerate(gradients, 1):
-                g = float(step[n][k])
-                m = beta_1 * m + (1 - beta_1) * g
-                v = beta_2 * v + (1 - beta_2) * g**2
-                p[k] -= lr * (m / (1 - beta_1**t)) / (math.sqrt(v / (1 - beta_2**t)) + eps)
-    for step in gradients:
-        for layer, g in zip(layers, step, strict=True):
-            layer.flat_grads[...] = g
-        adam.step()
-    for layer, array, p in zip(layers, arrays, expected, strict=True):
-        assert layer.flat_params is array
-        assert_close(array, p, "forward")
-
-
-@pytest.mark.parametrize(
-    ("make", "error", "message"),
-    [
-        (lambda d: nn.Adam(d), TypeError, "layers: expected a list of layers, got Dense"),
-        (
-            lambda d: nn.Adam([d, 3]),
-            TypeError,
-            "layers: expected objects with flat_params and flat_grads, got 3",
-        ),
-        (lambda d: nn.Adam([d, d]), ValueError, "layers: expected each layer once"),
-        (lambda d: nn.Adam([d], lr=0), ValueError, "lr: expected a number above 0, got 0"),
-        (lambda d: nn.Adam([d], lr="fast"), TypeError, "lr: expected a number, got 'fast'"),
-        (
-            lambda d: nn.Adam([d], betas=0.9),
-            ValueError,
-            r"betas: expected a pair \(beta_1, beta_2\), got 0.9",
-        ),
-        (
-            lambda d: nn.Adam([d], betas=(0.9, 1.0)),
-            ValueError,
-            r"betas\[1\]: expected a number in \[0, 1\), got 1.0",
-        ),
-        (lambda d: nn.Adam([d], eps=-1.0), ValueError, "eps: expected a number above 0, got -1.0"),
-        (lambda d: nn.clip_grad_norm([d], 0.0), ValueError, "max_norm: expected a number above 0, got 0.0"),
-    ],
-)
-def test_optimisers_refuse_bad_input(make, error, message):
-    with pytest.raises(error, match=message):
-        make(nn.Dense(1, 1))
-
-
-def test_clip_grad_norm_scales_all_layers_together(dtype):
-    layers = [build_dense(2, 3, dtype=dtype), build_lstm(2, 3, dtype=dtype)]
-    for n, layer in enumerate(layers):
-        layer.flat_grads[...] = np.random.default_rng(n).standard_normal(layer.flat_grads.size)
-    before = np.concatenate([layer.flat_grads for layer in layers])
-    norm = np.array(math.sqrt(math.fsum(float(g) ** 2 for g in before)))
-
-    assert_close(np.array(nn.clip_grad_norm(layers, 1e3)), norm, "forward")
-    assert_same_bits(np.concatenate([layer.flat_grads for layer in layers]), before)
-    assert_close(np.array(nn.clip_grad_norm(layers, 0.5)), norm, "forward")
-    assert_close(
-        np.concatenate([layer.flat_grads for layer in layers]),
-        before.astype("float64") * (0.5 / norm),
-        "forward",
-    )
-
-
-def test_clip_grad_norm_leaves_what_is_not_finite():
-    dense = nn.Dense(1, 1)
-    dense.flat_grads[...] = np.inf, 1.0
-    assert nn.clip_grad_norm([dense], 1.0) == np.inf
-    assert_same_bits(dense.flat_grads, np.array([np.inf, 1.0]))
-
-
 # -------------------------------------------------------------------------------------------------- windows
 
 
@@ -411,209 +235,37 @@ def test_windows_refuse_bad_input(arguments, error, message):
         nn.windows(*arguments)
 
 
-# -------------------------------------------------------------------------------------------- SequenceModel
+# ------------------------------------------------------------------------------------------------------ pad
 
 
-def build_model(output_size=2, dtype="float64", **kwargs):
-    """Make a model on an LSTM with 2 inputs and 3 hidden units, every parameter random."""
-    lstm = build_lstm(2, 3, dtype=dtype, **kwargs)
-    return nn.SequenceModel(lstm, build_dense(3 * lstm.num_directions, output_size, dtype=dtype))
-
-
-def draw_task(dtype="float64", *, N=7, T=5, seed=0):
-    """Draw sequences (N, T, 2) and targets (N, 2) that depend on them."""
-    x = np.random.default_rng(seed).standard_normal((N, T, 2))
-    return x.astype(dtype), np.stack([x[:, -1, 0], x.mean(axis=(1, 2))], axis=1).astype(dtype)
-
-
-@pytest.mark.parametrize("lengths", [None, [5, 0, 2]], ids=["full", "ragged"])
-@pytest.mark.parametrize("batch_first", [False, True], ids=["T B I", "B T I"])
-@pytest.mark.parametrize(
-    ("num_layers", "bidirectional"), [(1, False), (2, True)], ids=["one layer", "two layers, both ways"]
-)
-def test_model_gradients_are_central_differences(num_layers, bidirectional, batch_first, lengths):
-    model = build_model(num_layers=num_layers, bidirectional=bidirectional, batch_first=batch_first)
-    x = np.random.default_rng(0).standard_normal((3, 5, 2))
-    dprediction = np.random.default_rng(1).standard_normal((3, 2))
-    x = x if batch_first else np.ascontiguousarray(x.swapaxes(0, 1))
-    model.forward(x, lengths)
-    dx = model.backward(dprediction)
-
-    def loss():
-        return float((dprediction * model(x, lengths)).sum())
-
-    for layer in model.layers:
-        assert_close(layer.flat_grads, central_difference(loss, layer.flat_params), "central difference")
-    assert_close(dx, central_difference(loss, x), "central difference")
-
-
-def test_model_reads_the_last_real_step(dtype):
-    model = build_model(dtype=dtype, batch_first=True)
-    x, _ = draw_task(dtype)
-    x[:, 3:] = np.nan
-    assert_same_bits(model(x, lengths=[3] * 7), model(x[:, :3]))
-    y, _ = model.lstm(x[:, :3])
-    assert_same_bits(model(x[:, :3]), model.head(y[:, -1]))
-
-
-def test_model_takes_one_sequence():
-    model = build_model(batch_first=True)
-    x, _ = draw_task()
-    assert_close(model(x[0]), model(x[:1])[0], "forward")
-    assert_same_bits(model.forward(x[0]), model(x[0]))
-    assert model.backward(np.ones(2)).shape == (5, 2)
+@pytest.mark.parametrize("batch_first", [False, True])
+@pytest.mark.parametrize("dtype", ["float32", "float64", "int64"])
+def test_padded_sequences_begin_with_what_they_were(dtype, batch_first):
+    sequences = [np.arange(2 * n).reshape(n, 2).astype(dtype) for n in (3, 1, 0)]
+    x, lengths = nn.pad(sequences, batch_first)
+    assert x.dtype == dtype
+    assert lengths.tolist() == [3, 1, 0]
+    assert x.shape == (3, 3, 2)
+    rows = x if batch_first else x.swapaxes(0, 1)
+    for row, sequence in zip(rows, sequences, strict=True):
+        assert_same_bits(np.ascontiguousarray(row[: len(sequence)]), sequence)
+        assert not row[len(sequence) :].any()
 
 
 @pytest.mark.parametrize(
-    ("make", "error", "message"),
+    ("sequences", "error", "message"),
     [
+        ([], TypeError, "sequences: expected a list of arrays"),
+        (np.ones((2, 3)), TypeError, "sequences: expected a list of arrays"),
+        ([[1.0], [[1.0]]], ValueError, r"sequences\[1\]: expected shape \(T,\), got \(1, 1\)"),
         (
-            lambda: nn.SequenceModel(nn.Dense(1, 1), nn.Dense(1, 1)),
+            [[1], [1.5]],
             TypeError,
-            "lstm: expected LSTM, got Dense",
+            r"sequences\[1\]: expected integers, as sequences\[0\] has, got dtype float64",
         ),
-        (
-            lambda: nn.SequenceModel(clstm.LSTM(1, 2), clstm.LSTM(1, 2)),
-            TypeError,
-            "head: expected Dense, got LSTM",
-        ),
-        (
-            lambda: nn.SequenceModel(clstm.LSTM(1, 2, bidirectional=True), nn.Dense(2, 1)),
-            ValueError,
-            "head: expected input_size 4, the LSTM's output, got 2",
-        ),
-        (
-            lambda: nn.SequenceModel(clstm.LSTM(1, 2), nn.Dense(2, 1, dtype="float32")),
-            ValueError,
-            "head: expected dtype float64, the LSTM's, got float32",
-        ),
-        (
-            lambda: build_model().backward(np.ones(2)),
-            RuntimeError,
-            "backward: expected a call of forward before it",
-        ),
+        ([[1.0], ["a"]], TypeError, r"sequences\[1\]: expected real numbers, got dtype <U1"),
     ],
 )
-def test_model_refuses_what_does_not_fit(make, error, message):
+def test_pad_refuses_bad_input(sequences, error, message):
     with pytest.raises(error, match=message):
-        make()
-
-
-def test_fit_learns(dtype, backend):
-    model = build_model(dtype=dtype, batch_first=True, backend=backend)
-    x, y = draw_task(dtype, N=40)
-    losses = model.fit(x, y, epochs=30, batch_size=8, lr=0.03, rng=0)
-    assert losses.shape == (30,)
-    assert losses.dtype == np.float64
-    assert losses[-1] < 0.2 * losses[0]
-    assert nn.mse_loss(model(x), y)[0] < 0.2 * losses[0]
-
-
-def test_fit_is_the_same_on_kernels_and_definition():
-    x, y = draw_task()
-    losses = {
-        backend: build_model(batch_first=True, backend=backend).fit(x, y, epochs=5, batch_size=3, rng=0)
-        for backend in ("auto", "numpy")
-    }
-    assert_close(losses["auto"], losses["numpy"], "backward")
-
-
-def test_fit_repeats_with_the_same_seed_and_either_layout():
-    x, y = draw_task()
-    batch_first, again, other = (build_model(batch_first=True) for _ in range(3))
-    time_major = build_model(batch_first=False)
-    losses = batch_first.fit(x, y, epochs=3, batch_size=3, rng=0)
-    assert_same_bits(again.fit(x, y, epochs=3, batch_size=3, rng=0), losses)
-    assert_close(time_major.fit(x.swapaxes(0, 1), y, epochs=3, batch_size=3, rng=0), losses, "forward")
-    assert not np.array_equal(other.fit(x, y, epochs=3, batch_size=3, rng=1), losses)
-
-
-def test_fit_reports_the_mean_over_sequences_whatever_the_last_batch():
-    model = build_model(batch_first=True)
-    x, y = draw_task()
-    # Too small a step to change a parameter.
-    losses = model.fit(x, y, epochs=2, batch_size=4, lr=1e-300, rng=0)
-    assert_close(losses, np.full(2, nn.mse_loss(model(x), y)[0]), "forward")
-
-
-def test_fit_continues_with_a_given_optimiser():
-    x, y = draw_task()
-    whole, parts = build_model(batch_first=True), build_model(batch_first=True)
-    losses = whole.fit(x, y, epochs=4, batch_size=3, lr=0.01, rng=0)
-    adam, rng = nn.Adam(parts.layers, 0.01), np.random.default_rng(0)
-    continued = [parts.fit(x, y, epochs=2, batch_size=3, optimiser=adam, rng=rng) for _ in range(2)]
-    assert_same_bits(np.concatenate(continued), losses)
-
-
-def test_fit_never_reads_padding():
-    x, y = draw_task()
-    lengths = [5, 3, 1, 2, 4, 5, 2]
-    padded, zeroed = x.copy(), x.copy()
-    for row, length in enumerate(lengths):
-        padded[row, length:], zeroed[row, length:] = np.nan, 0
-    losses = [
-        build_model(batch_first=True).fit(given, y, epochs=2, batch_size=3, lengths=lengths, rng=0)
-        for given in (padded, zeroed)
-    ]
-    assert_same_bits(*losses)
-
-
-def test_fit_clips_the_gradients():
-    x, y = draw_task()
-    model = build_model(batch_first=True)
-    model.fit(x, y, epochs=1, max_norm=1e-3, rng=0)
-    norm = np.sqrt(sum(np.square(layer.flat_grads).sum() for layer in model.layers))
-    assert_close(norm, 1e-3, "forward")
-    model.fit(x, y, epochs=1, max_norm=None, rng=0)
-    assert np.sqrt(sum(np.square(layer.flat_grads).sum() for layer in model.layers)) > 1e-2
-
-
-def test_fit_prints_nothing_unless_asked(capsys):
-    x, y = draw_task()
-    model = build_model(batch_first=True)
-    model.fit(x, y, epochs=2, rng=0)
-    assert capsys.readouterr() == ("", "")
-    model.fit(x, y, epochs=2, rng=0, progress=True)
-    out, err = capsys.readouterr()
-    assert out == ""
-    assert "2/2" in err
-    assert "loss=" in err
-
-
-def test_fit_stops_at_a_loss_that_is_not_finite():
-    model = build_model(batch_first=True)
-    x, y = draw_task()
-    y[0, 0] = np.nan
-    before = [layer.flat_params.copy() for layer in model.layers]
-    with pytest.raises(FloatingPointError, match="fit: expected a finite loss, got nan in epoch 1"):
-        model.fit(x, y, epochs=2, rng=0)
-    for layer, params in zip(model.layers, before, strict=True):
-        assert_same_bits(layer.flat_params, params)
-
-
-@pytest.mark.parametrize(
-    ("change", "error", "message"),
-    [
-        ({"x": np.ones((7, 5, 3))}, ValueError, r"x: expected shape \(N, T, 2\), got \(7, 5, 3\)"),
-        ({"x": np.ones((5, 2))}, ValueError, r"x: expected shape \(N, T, 2\), got \(5, 2\)"),
-        ({"x": np.ones((0, 5, 2))}, ValueError, r"x: expected at least one sequence, got shape \(0, 5, 2\)"),
-        ({"y": np.ones(7)}, ValueError, r"y: expected shape \(7, 2\), got \(7,\)"),
-        ({"y": np.ones((6, 2))}, ValueError, r"y: expected shape \(7, 2\), got \(6, 2\)"),
-        ({"epochs": 0}, ValueError, "epochs: expected at least 1, got 0"),
-        ({"batch_size": 1.5}, TypeError, "batch_size: expected an integer, got 1.5"),
-        ({"lr": -1}, ValueError, "lr: expected a number above 0, got -1"),
-        ({"optimiser": "adam"}, TypeError, "optimiser: expected Adam, got 'adam'"),
-        ({"max_norm": 0}, ValueError, "max_norm: expected a number above 0, got 0"),
-        ({"lengths": [6] * 7}, ValueError, r"lengths: expected values in 0..5, got 6..6"),
-        ({"rng": "seed"}, TypeError, "rng: expected an integer, got 'seed'"),
-        ({"progress": 1}, TypeError, "progress: expected True or False, got 1"),
-    ],
-    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
-)
-def test_fit_refuses_bad_input_before_any_work(change, error, message):
-    model = build_model(batch_first=True)
-    x, y = draw_task()
-    head = model.head.flat_params.copy()
-    with unchanged(model.lstm), pytest.raises(error, match=message):
-        model.fit(**({"x": x, "y": y, "epochs": 1} | change))
-    assert_same_bits(model.head.flat_params, head)
+        nn.pad(sequences)

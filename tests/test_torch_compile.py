@@ -58,7 +58,7 @@ def test_a_compiled_graph_holds_one_operator():
     _, ours = models()
     graphs = []
 
-    def note(graph, inputs):  # noqa: ARG001
+    def note(graph, inputs):
         graphs.append(graph)
         return graph
 

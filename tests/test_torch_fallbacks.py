@@ -393,8 +393,8 @@ def test_full_backward_hooks_see_the_parents_derivatives():
     found = []
     for module in pair(3, 4, 2):
         seen = []
-        module.register_full_backward_hook(lambda m, dx, dy, seen=seen: seen.extend([*dx, *dy]))  # noqa: ARG005
-        module.register_full_backward_pre_hook(lambda m, dy, seen=seen: seen.extend(dy))  # noqa: ARG005
+        module.register_full_backward_hook(lambda m, dx, dy, seen=seen: seen.extend([*dx, *dy]))
+        module.register_full_backward_pre_hook(lambda m, dy, seen=seen: seen.extend(dy))
         x = sequence(5, 2, 3, requires_grad=True)
         y, (h, c) = module(x)
         (y.square().sum() + h.sum() + c.sum()).backward()
@@ -413,7 +413,7 @@ def test_anomaly_mode_names_the_call():
 
 def test_a_forward_hook_may_exchange_the_output():
     _, ours = pair(3, 4)
-    ours.register_forward_hook(lambda m, args, out: (out[0] * 0, out[1]))  # noqa: ARG005
+    ours.register_forward_hook(lambda m, args, out: (out[0] * 0, out[1]))
     assert not ours(sequence(5, 2, 3))[0].any()
 
 

@@ -318,11 +318,11 @@ def test_no_result_shares_memory_with_another_or_with_an_input():
 def test_a_graph_without_any_derivative_gives_none():
     class Nothing(torch.autograd.Function):
         @staticmethod
-        def forward(ctx, y):  # noqa: ARG004
+        def forward(ctx, y):
             return y * 2
 
         @staticmethod
-        def backward(ctx, dy):  # noqa: ARG004
+        def backward(ctx, dy):
             return None
 
     for create in (False, True):

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import _dispatch, _load, _originals
-from ._check import FileFormatError
+from ._check import FileFormatError, UsageError
 from .interop import formats
 from .interop.found import Found
 from .interop.gates import Npz
@@ -29,10 +29,6 @@ _OF_AN_ORIGINAL = {"float64": 1e-11, "float32": 1e-5}
 
 # What a file is written as, and the suffixes of its name, the first one if nothing is said.
 TARGETS = {"clstm": ".safetensors", "torch": ".safetensors", "onnx": ".onnx"}
-
-
-class UsageError(ValueError):
-    """Arguments that make no sense for a file."""
 
 
 class _Layer(NamedTuple):
@@ -62,12 +58,19 @@ def target(path: Path, to: str | None) -> str:
 def _find(path: Path, kind: formats.Format) -> list[_Layer]:
     """Return every LSTM in a file."""
     if kind == formats.OWN:
-        made = _load.load(path)
-        lstm = made if isinstance(made, LSTM) else getattr(made, "lstm", None)
-        name = "" if lstm is made else "lstm"
-        return [_Layer(name, lstm)] if isinstance(lstm, LSTM) else []
+        return _own(_load.load(path))
     module = importlib.import_module(f".interop.{kind.reader}", __package__)
     return [_layer(found) for found in module.find(path)]
+
+
+def _own(made: Any) -> list[_Layer]:
+    """Return every LSTM in an object of this package."""
+    if isinstance(made, LSTM):
+        return [_Layer("", made)]
+    for holder in ("estimator", "model_", "model"):  # of tables, of an estimator, of texts
+        made = getattr(made, holder, made)
+    layers = enumerate(getattr(made, "layers", ()))
+    return [_Layer(f"layers.{n}", layer) for n, layer in layers if isinstance(layer, LSTM)]
 
 
 def _layer(found: Found) -> _Layer:

@@ -55,9 +55,9 @@ def _train(
     """Train the demo's model; the same seed gives the same initial weights and the same batches."""
     rng = np.random.default_rng(seed)
     lstm = LSTM(1, HIDDEN_SIZE, batch_first=True, rng=rng, backend=backend)
-    model = nn.SequenceModel(lstm, nn.Dense(HIDDEN_SIZE, HORIZON, rng=rng))
+    model = nn.SequenceModel([lstm, nn.Dense(HIDDEN_SIZE, HORIZON, rng=rng)])
     start = time.perf_counter()
-    losses = model.fit(
+    history = model.fit(
         windows.x / scale,
         windows.y / scale,
         epochs=epochs,
@@ -66,7 +66,7 @@ def _train(
         rng=rng,
         progress=True,
     )
-    return model, losses, time.perf_counter() - start
+    return model, np.array(history["loss"]), time.perf_counter() - start
 
 
 def run(epochs: int, seed: int, picture: Path | None, why_none: str = "") -> int:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from .. import _check
+from .. import _check, _dispatch
 from ..parameters import Argument, Parameters
 
 Array = NDArray[Any]
@@ -20,6 +20,8 @@ Array = NDArray[Any]
 
 class Dense(Parameters):
     """Affine map of the last axis, ``y = x @ weight.T + bias``, forward and backward.
+
+    A row has the same bits in any batch, and results and gradients the same for every number of threads.
 
     Parameters
     ----------
@@ -30,6 +32,8 @@ class Dense(Parameters):
     rng : None, int or numpy.random.Generator
         Source of the initial weights: Glorot-uniform, U(-a, a) with ``a = sqrt(6 / (I + O))``.  The bias
         starts at 0.
+    backend : {"auto", "numpy"}, default "auto"
+        "numpy" multiplies with NumPy, whose results depend on the batch.
 
     Attributes
     ----------
@@ -51,12 +55,13 @@ class Dense(Parameters):
     ((5, 4, 2), (5, 4, 3), array([20., 20.]))
     """
 
-    _derived = Parameters._derived | {"_tape"}  # noqa: SLF001
+    _derived = Parameters._derived | {"_tape", "_functions"}  # noqa: SLF001
     file_class = "Dense"
 
     input_size = Argument(partial(_check.integer, low=1))
     output_size = Argument(partial(_check.integer, low=1))
     bias = Argument(_check.boolean)
+    backend = Argument(partial(_check.choice, allowed=("auto", "numpy")), settable=True, saved=False)
 
     def __init__(
         self,
@@ -66,8 +71,12 @@ class Dense(Parameters):
         bias: bool = True,
         dtype: DTypeLike = np.float64,
         rng: int | np.random.Generator | None = None,
+        backend: str = "auto",
     ) -> None:
-        self._set_up({"input_size": input_size, "output_size": output_size, "bias": bias, "dtype": dtype})
+        self._set_up(
+            {"input_size": input_size, "output_size": output_size, "bias": bias, "dtype": dtype}
+            | {"backend": backend}
+        )
         generator = _check.generator(rng)
         self._lay_out(np.zeros(self._num_params(), self.dtype))
         limit = np.sqrt(6.0 / (self.input_size + self.output_size))
@@ -94,6 +103,16 @@ class Dense(Parameters):
     def _lay_out(self, flat_params: Array, flat_grads: Array | None = None) -> None:
         super()._lay_out(flat_params, flat_grads)
         self._tape: Array | None = None
+        self.argument_changed()
+
+    @property
+    def functions(self) -> _dispatch.Backend:
+        """What multiplies: the kernels or the definition."""
+        return self._functions
+
+    def argument_changed(self) -> None:
+        """Choose the backend anew."""
+        self._functions = _dispatch.backend(self.backend, self.dtype)
 
     def _input(self, x: ArrayLike, *, copy: bool = False) -> Array:
         given = _check.array("x", x, self.dtype, copy=copy)
@@ -119,20 +138,31 @@ class Dense(Parameters):
         """
         return self._map(self._input(x))
 
-    def forward(self, x: ArrayLike) -> Array:
-        """Map the last axis and keep what `backward` needs, a copy of `x`.
+    def forward(self, x: ArrayLike, *, copy: bool = True) -> Array:
+        """Map the last axis and keep what `backward` needs.
 
-        Parameters, returns and errors are those of calling the object.
+        Parameters
+        ----------
+        x : array_like of shape (..., I)
+        copy : bool, default True
+            Keep a copy of `x`.  With False `x` itself is kept, and must not change before `backward`.
+
+        Returns and errors are those of calling the object.
         """
-        given = self._input(x, copy=True)
+        given = self._input(x, copy=_check.boolean("copy", copy))
         y = self._map(given)
         self._tape = given
         return y
 
     def _map(self, x: Array) -> Array:
-        y: Array = x @ self.params["weight"].T
-        if self.bias:
-            y += self.params["bias"]
+        params = self.params
+        y = np.empty((*x.shape[:-1], self.output_size), self.dtype)
+        self.functions.product(
+            x.reshape(-1, self.input_size),
+            params["weight"].T,
+            params.get("bias"),
+            y.reshape(-1, self.output_size),
+        )
         return y
 
     def backward(self, dy: ArrayLike, accumulate: bool = False) -> Array:
@@ -162,12 +192,14 @@ class Dense(Parameters):
             raise RuntimeError("backward: expected a call of forward before it, got none")
         dy = _check.shaped("dy", dy, self.dtype, (*x.shape[:-1], self.output_size))
         accumulate = _check.boolean("accumulate", accumulate)
-        dy_rows = dy.reshape(-1, self.output_size)
+        params, product = self.params, self.functions.product
+        dy_rows, x_rows = dy.reshape(-1, self.output_size), x.reshape(-1, self.input_size)
         fresh = np.empty_like(self._flat_grads)
         gradients = self._named_views(fresh)
-        gradients["weight"][...] = dy_rows.T @ x.reshape(-1, self.input_size)
-        if self.bias:
-            gradients["bias"][...] = dy_rows.sum(axis=0)
+        product(x_rows.T, dy_rows, None, gradients["weight"].T)
+        if self.bias:  # the weight of an input that is always 1
+            product(np.ones((1, len(x_rows)), self.dtype), dy_rows, None, gradients["bias"][np.newaxis])
+        dx = np.empty(x.shape, self.dtype)
+        product(dy_rows, params["weight"], None, dx.reshape(-1, self.input_size))
         self._take_gradients(fresh, accumulate)
-        dx: Array = dy @ self.params["weight"]
         return dx
