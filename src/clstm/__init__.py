@@ -19,8 +19,10 @@ from .tape import Tape
 
 if TYPE_CHECKING:
     from . import compat, datasets, nn, plot
+    from . import estimators as estimators
     from ._gradcheck import GradientFailure, GradientReport, gradcheck
     from ._gradient_flow import GradientFlow, gradient_flow
+    from ._jobs import predict_parallel
 
 __all__ = [
     "LSTM",
@@ -42,19 +44,22 @@ __all__ = [
     "load",
     "nn",
     "plot",
+    "predict_parallel",
     "reference",
     "set_num_threads",
     "show_config",
 ]
 
 # Imported when they are first asked for, so that a program that runs an LSTM starts quickly.
-_PACKAGES = ("compat", "datasets", "nn", "plot")
+# `estimators` needs scikit-learn: it is not in `__all__`.
+_PACKAGES = ("compat", "datasets", "estimators", "nn", "plot")
 _TOOLS = {
     "GradientFailure": "_gradcheck",
     "GradientFlow": "_gradient_flow",
     "GradientReport": "_gradcheck",
     "gradcheck": "_gradcheck",
     "gradient_flow": "_gradient_flow",
+    "predict_parallel": "_jobs",
 }
 
 
@@ -67,4 +72,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *__all__, *_PACKAGES})
