@@ -18,7 +18,7 @@ from .stream import Stream
 from .tape import Tape
 
 if TYPE_CHECKING:
-    from . import compat, datasets, nn, plot
+    from . import compat, datasets, nn, plot, text
     from . import estimators as estimators
     from ._gradcheck import GradientFailure, GradientReport, gradcheck
     from ._gradient_flow import GradientFlow, gradient_flow
@@ -48,11 +48,12 @@ __all__ = [
     "reference",
     "set_num_threads",
     "show_config",
+    "text",
 ]
 
 # Imported when they are first asked for, so that a program that runs an LSTM starts quickly.
 # `estimators` needs scikit-learn: it is not in `__all__`.
-_PACKAGES = ("compat", "datasets", "estimators", "nn", "plot")
+_PACKAGES = ("compat", "datasets", "estimators", "nn", "plot", "text")
 _TOOLS = {
     "GradientFailure": "_gradcheck",
     "GradientFlow": "_gradient_flow",
