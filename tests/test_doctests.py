@@ -16,6 +16,13 @@ import clstm
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 NAMESPACE = {"clstm": clstm, "np": np}
+# What an optional package is known by.
+NEEDED = {
+    "import torch": "torch",
+    "clstm.torch": "torch",
+    "clstm.estimators": "sklearn",
+    "savefig": "matplotlib",
+}
 
 
 def _written_in_python():
@@ -39,6 +46,8 @@ def test_docstring_examples_print_what_they_say(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     if name.startswith("clstm.torch"):
         pytest.importorskip("torch")
+    if name.startswith("clstm.estimators"):
+        pytest.importorskip("sklearn", minversion="1.6")
     module = importlib.import_module(name)
     for example in doctest.DocTestFinder(exclude_empty=True).find(module, name):
         _run(example, vars(module) | NAMESPACE)
@@ -53,18 +62,24 @@ def test_some_docstrings_hold_examples():
 def test_examples_of_a_page_run_in_order(page, tmp_path, monkeypatch):
     """Each python block continues the ones before; those with prompts must also print what they show.
 
-    A block marked `py` shows what needs files or packages that are not here.
+    A block marked `py` shows what needs files or packages that are not here.  One that needs a package that
+    is not installed is left out: no other depends on it.
     """
     monkeypatch.chdir(tmp_path)
     globs = {}
     for number, block in enumerate(_python_blocks(page), 1):
         name = f"{page.name} block {number}"
-        if "import torch" in block:
-            pytest.importorskip("torch")
+        if any(text in block and not importlib.util.find_spec(name) for text, name in NEEDED.items()):
+            continue
         if ">>> " in block:
             _run(doctest.DocTestParser().get_doctest(block, globs, name, str(page), 0), globs)
         else:
             exec(compile(block, name, "exec"), globs)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_pages_have_no_gaps(page):
+    assert "@@" not in page.read_text(encoding="utf-8")
 
 
 def test_the_readme_holds_examples():
