@@ -375,10 +375,11 @@ class Raise:
 
 
 class Stubborn(Exception):
-    """An exception that cannot be unpickled."""
+    """An exception that cannot be pickled, whoever teaches pickle to take exceptions of all kinds."""
 
     def __init__(self, one, two):
         super().__init__(f"{one} {two}")
+        self.lock = threading.Lock()
 
 
 EVENTS = ["on_train_begin", "on_epoch_begin", "on_batch_end", "on_epoch_end", "on_train_end"]
