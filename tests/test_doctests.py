@@ -48,6 +48,8 @@ def test_docstring_examples_print_what_they_say(name, tmp_path, monkeypatch):
         pytest.importorskip("torch")
     if name.startswith("clstm.estimators"):
         pytest.importorskip("sklearn", minversion="1.6")
+    if name == "clstm.estimators.times":
+        pytest.importorskip("pandas")
     module = importlib.import_module(name)
     for example in doctest.DocTestFinder(exclude_empty=True).find(module, name):
         _run(example, vars(module) | NAMESPACE)

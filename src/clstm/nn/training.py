@@ -183,7 +183,8 @@ class Training:
             if new:
                 ranks.align_generators([owner.rng for owner in self._generators()])
                 self._split = generator_state(self.rng)
-        drawn = copy.deepcopy(self.rng)  # takes the place of the other when nothing is refused any more
+        # What a split draws from takes the place of the other when nothing is refused any more.
+        drawn = copy.deepcopy(self.rng) if settings.validation_split else self.rng
         if new:
             self.examples, self.validation = self._split_off(drawn)
             metrics = ("loss",) if self.validation is None else ("loss", "val_loss")
