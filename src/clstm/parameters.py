@@ -510,6 +510,11 @@ class Parameters(Saved):
         return f"{type(self).__name__}({', '.join(shown)})"
 
 
+def under(prefix: str, named: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the entries whose names begin so, without it."""
+    return {name.removeprefix(prefix): value for name, value in named.items() if name.startswith(prefix)}
+
+
 def _assign(name: str, target: Array, value: ArrayLike) -> None:
     """Copy a new value into an array; `layer.name -= a` assigns the array itself."""
     if value is not target:

@@ -24,7 +24,7 @@ from sklearn.utils.validation import check_is_fitted
 from .. import _check, _threads, nn
 from ..lstm import LSTM
 from ..nn.checkpoints import holds_checkpoints
-from ..parameters import Saved
+from ..parameters import Saved, under
 from ..rnn import RNN
 
 Array = NDArray[Any]
@@ -334,10 +334,10 @@ class SequenceEstimator(Saved, BaseEstimator):  # type: ignore[misc]
         estimator._check_arguments()
         whole = cache(read)
         estimator.model_ = nn.SequenceModel.from_file(
-            arguments["model"], _under("model.", shapes), lambda: _under("model.", whole())
+            arguments["model"], under("model.", shapes), lambda: under("model.", whole())
         )
         tensors = whole()
-        estimator.history_ = _history(_under("history.", tensors))
+        estimator.history_ = _history(under("history.", tensors))
         estimator._renew_optimiser(generator(estimator.random_state))
         others = {name: v for name, v in tensors.items() if not name.startswith(("model.", "history."))}
         _check.entries("fitted", fitted, cls._fitted_names, True)
@@ -354,11 +354,6 @@ def _history(arrays: Mapping[str, Array]) -> nn.History:
     if "loss" not in arrays:
         raise ValueError(f"history: expected loss, got {_check.listed(arrays) or 'nothing'}")
     return nn.History({name: values.tolist() for name, values in arrays.items()})
-
-
-def _under(prefix: str, named: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what has names with a prefix, without it."""
-    return {name.removeprefix(prefix): value for name, value in named.items() if name.startswith(prefix)}
 
 
 def _plain(name: str, value: Any) -> Any:

@@ -149,7 +149,7 @@ def sequences_of(
     name: str,
     given: Any,
     convert: Callable[[str, Any], Array],
-    layout: str,
+    axes: tuple[int | str, ...],
     batch_first: bool,
     lengths: Any = None,
 ) -> Sequences:
@@ -163,21 +163,17 @@ def sequences_of(
         All at once, or each by itself.
     convert : callable
         From name and value to an array; refuses other dtypes.
-    layout : str
-        Axes of one sequence, such as "T, 3", for messages.
+    axes : tuple of int and str
+        Those of one sequence, such as ("T", 3); a string stands for any size.
     batch_first : bool
         Whether the first axis of an array is that of the sequences.
     lengths : array_like of int, optional
         For an array alone.
     """
-    axes = len(layout.split(","))
     if isinstance(given, list | tuple) and not (given and np.isscalar(given[0])):
         listed = [convert(f"{name}[{n}]", sequence) for n, sequence in enumerate(given)]
-        expected = tuple(
-            int(part) if part.strip().isdecimal() else part.strip() for part in layout.split(",")
-        )
         for n, sequence in enumerate(listed):
-            _check.shape(f"{name}[{n}]", sequence, expected)
+            _check.shape(f"{name}[{n}]", sequence, axes)
             if sequence.shape[1:] != listed[0].shape[1:]:
                 _check.shape(f"{name}[{n}]", sequence, ("T", *listed[0].shape[1:]))
         if lengths is not None:
@@ -188,13 +184,14 @@ def sequences_of(
             raise ValueError(f"{name}: expected at least one sequence, got none")
         return Sequences.of_list(listed)
     array = convert(name, given)
-    both = "N, " + layout if batch_first else layout.replace("T", "T, N", 1)
-    if array.ndim != axes + 1:
-        hint = "; an array of one feature needs an axis of its own" if array.ndim == axes else ""
-        raise ValueError(f"{name}: expected shape ({both}) or a list of ({layout}), got {array.shape}{hint}")
-    expected = tuple(int(part) if part.strip().isdecimal() else part.strip() for part in both.split(","))
-    if any(isinstance(want, int) and want != got for want, got in zip(expected, array.shape, strict=True)):
-        _check.shape(name, array, expected)
+    both = ("N", "T", *axes[1:]) if batch_first else ("T", "N", *axes[1:])
+    if array.ndim != len(both):
+        hint = "; an array of one feature needs an axis of its own" if array.ndim == len(axes) else ""
+        all_at_once, each = (", ".join(map(str, part)) for part in (both, axes))
+        raise ValueError(
+            f"{name}: expected shape ({all_at_once}) or a list of ({each}), got {array.shape}{hint}"
+        )
+    _check.shape(name, array, both)
     N, T = array.shape[:2] if batch_first else array.shape[1::-1]
     if N == 0:
         raise ValueError(f"{name}: expected at least one sequence, got shape {array.shape}")

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NamedTuple, Self
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -16,7 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from .. import _check, _layouts, _load
 from ..cells import Schedule, State
 from ..layers import SequenceLayer
-from ..parameters import Saved
+from ..parameters import Saved, under
 from ..tape import Tape
 from .batches import Rows, Sequences, sequences_of, validity
 from .layer import Layer, check_layers, named_params, runs_over_time, sizes_of_all
@@ -25,16 +27,17 @@ Array = NDArray[Any]
 States = tuple[State | None, ...]  # of each layer; None for those without
 
 
-class Pass(NamedTuple):
-    """What `forward` leaves for `backward`."""
+@dataclass(eq=False)
+class Pass:
+    """What a walk through the layers for training leaves for the way back."""
 
     x_shape: tuple[int, ...]
     lengths: Rows
-    valid: NDArray[np.bool_] | None
-    tapes: list[Tape | None]  # of each layer
-    read: tuple[int, ...]  # shape (T, B, F) that was read out
     batched: bool
     batch_first: bool
+    valid: NDArray[np.bool_] | None = None
+    tapes: list[Tape | None] = field(default_factory=list)  # of each layer
+    read: tuple[int, ...] = ()  # shape (T, B, F) that was read out
 
 
 class Chain(Saved):
@@ -104,7 +107,7 @@ class Chain(Saved):
         for name, value in own.items():
             _check.shaped(f"state_dict[{name!r}]", state_dict[name], value.dtype, value.shape)
         for n, layer in enumerate(self._layers):
-            named = _of(f"{n}.", state_dict)
+            named = under(f"{n}.", state_dict)
             if hasattr(layer, "load_state_dict"):
                 layer.load_state_dict(named)
             elif named:
@@ -157,13 +160,7 @@ class Chain(Saved):
                 f"tensors: expected names that begin with the number of a layer, got {_check.listed(stray)}"
             )
         made = []
-        tensors: dict[str, Array] = {}
-
-        def read_once() -> dict[str, Array]:
-            if not tensors:
-                tensors.update(read())
-            return tensors
-
+        whole = cache(read)
         for n, part in enumerate(arguments["layers"]):
             _check.entries(f"layers[{n}]", part, ("class", "arguments"), True)
             _check.instance(f"layers[{n}] arguments", part["arguments"], dict)
@@ -178,7 +175,7 @@ class Chain(Saved):
             prefix = prefixes[n]
             made.append(
                 kind.from_file(
-                    part["arguments"], _of(prefix, shapes), lambda p=prefix: _of(p, read_once()), **given
+                    part["arguments"], under(prefix, shapes), lambda p=prefix: under(p, whole()), **given
                 )
             )
         return cls(made, arguments["readout"])
@@ -192,9 +189,9 @@ class Chain(Saved):
         return _check.array(name, value, self.dtype)
 
     @property
-    def sequence_layout(self) -> str:
-        """Axes of one sequence, for messages: "T" of integers, or "T, I"."""
-        return "T" if self.takes_indices else f"T, {self.input_size or 'I'}"
+    def sequence_axes(self) -> tuple[int | str, ...]:
+        """Axes of one sequence: T of integers, or T and I."""
+        return ("T",) if self.takes_indices else ("T", self.input_size or "I")
 
     def steps_of(self, x: ArrayLike, lengths: ArrayLike | None) -> tuple[Array, Rows, bool]:
         """Return x as (T, B, ...), the lengths, and whether there was an axis of rows.
@@ -219,7 +216,7 @@ class Chain(Saved):
 
     def sequences(self, name: str, x: Any, lengths: ArrayLike | None = None) -> Sequences:
         """Return x, an array or a list of sequences of unequal lengths, as sequences; NaN is refused."""
-        found = sequences_of(name, x, self.convert, self.sequence_layout, self.batch_first, lengths)
+        found = sequences_of(name, x, self.convert, self.sequence_axes, self.batch_first, lengths)
         found.check_finite(name, lambda n, t: f"sequence {n}, step {t}")
         if hasattr(self._layers[0], "num_embeddings"):
             found.check_range(name, self._layers[0].num_embeddings - 1)
@@ -233,14 +230,15 @@ class Chain(Saved):
 
     def run_steps(self, x: Array, lengths: Rows, states: States) -> tuple[Array, States]:
         """Run the layers over x (T, B, ...) without keeping anything: prediction and final states."""
-        return self._walk(x, lengths, states, None)
+        return self._walk(x, lengths, states)
 
-    def forward_steps(self, x: Array, lengths: Rows, states: States) -> tuple[Array, States]:
+    def forward_steps(
+        self, x: Array, lengths: Rows, states: States, batched: bool = True
+    ) -> tuple[Array, States]:
         """Run the layers for training over x (T, B, ...), which must not change until `backward_steps`."""
-        tapes: list[Tape | None] = []
-        prediction, final = self._walk(x, lengths, states, tapes)
-        valid = validity(lengths, len(x))
-        self._pass = Pass(x.shape, lengths, valid, tapes, self._read_shape, True, self.batch_first)
+        done = Pass(x.shape, lengths, batched, self.batch_first)
+        prediction, final = self._walk(x, lengths, states, done)
+        self._pass = done
         return prediction, final
 
     def forget(self) -> None:
@@ -261,7 +259,7 @@ class Chain(Saved):
                 found.append(f"the first that are not are put out by {name}{when}")
 
         with np.errstate(all="ignore"):
-            self._walk(x, lengths, states, None, watch)
+            self._walk(x, lengths, states, watch=watch)
         return found[0] if found else ""
 
     def _walk(
@@ -269,10 +267,10 @@ class Chain(Saved):
         x: Array,
         lengths: Rows,
         states: States,
-        tapes: list[Tape | None] | None,
+        done: Pass | None = None,
         watch: Callable[[int, Array], None] | None = None,
     ) -> tuple[Array, States]:
-        """Go through the layers; with `tapes` for training."""
+        """Go through the layers; for training with what is to be filled for the way back."""
         T, B = x.shape[:2]
         valid = validity(lengths, T)
         schedule = Schedule(lengths, False, None)
@@ -281,24 +279,24 @@ class Chain(Saved):
             state, tape, parts = states[n], None, None
             if state is not None:
                 x = _as_kernels_have_it(f"x of layers[{n}]", x, (T, B, layer.input_size), layer.dtype)
-                if tapes is None:
+                if done is None:
                     x, parts = layer.run_steps(x, state, schedule)
                 else:
                     x, parts, tape = layer.forward_steps(x, state, schedule)
             else:
-                run = layer if tapes is None else layer.forward
+                run = layer if done is None else layer.forward
                 options: dict[str, Any] = {"lengths": lengths} if self._timed[n] else {}
-                if tapes is not None and self._copying[n]:
+                if done is not None and self._copying[n]:
                     options["copy"] = False
                 x = run(x, **options)
             final.append(parts)
             if watch is not None:
                 watch(n, x)
-            if tapes is not None:
-                tapes.append(tape)
+            if done is not None:
+                done.tapes.append(tape)
             if n == self._read_after:
-                if tapes is not None:
-                    self._read_shape = x.shape
+                if done is not None:
+                    done.valid, done.read = valid, x.shape
                 x = self._read_out(x, parts, layer, lengths, valid)
         if self._readout == "each" and valid is not None:
             x = np.where(valid[..., None], x, x.dtype.type(0))
@@ -391,8 +389,3 @@ def _as_kernels_have_it(name: str, x: Array, shape: tuple[int, ...], dtype: np.d
     if x.dtype is dtype and x.strides[-1] == x.itemsize:
         return x
     return np.ascontiguousarray(x, dtype)
-
-
-def _of(prefix: str, named: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the entries whose names begin so, without it."""
-    return {name.removeprefix(prefix): value for name, value in named.items() if name.startswith(prefix)}

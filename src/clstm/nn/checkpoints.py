@@ -8,6 +8,8 @@ reads a tree from a file checks each value before it is used.
 from __future__ import annotations
 
 import errno
+import hashlib
+import json
 import logging
 import math
 import os
@@ -115,6 +117,16 @@ def unpack(arguments: Mapping[str, Any], tensors: Mapping[str, Array]) -> Any:
     if left:
         raise ValueError(f"tensors: expected each in one place of the tree; in none: {_check.listed(left)}")
     return tree
+
+
+def digest(tree: Any) -> str:
+    """Name a tree of plain values and arrays: the same for the same values alone."""
+    arguments, tensors = pack(tree)
+    found = hashlib.blake2b(json.dumps(arguments).encode(), digest_size=16, usedforsecurity=False)
+    for array in tensors.values():
+        found.update(f"{array.dtype.str}{array.shape}".encode())
+        found.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+    return found.hexdigest()
 
 
 def _encode(place: str, value: Any, tensors: dict[str, Array], depth: int) -> Any:

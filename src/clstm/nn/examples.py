@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -10,6 +9,7 @@ from numpy.typing import NDArray
 
 from .. import _check
 from .batches import Rows, Sequences, row_weights, sequences_of, validity
+from .checkpoints import digest
 
 if TYPE_CHECKING:
     from .chain import Chain
@@ -128,14 +128,10 @@ class Examples:
 
     def digest(self) -> str:
         """Name the data: the same for the same sequences and targets alone."""
-        digest = hashlib.blake2b(digest_size=16, usedforsecurity=False)
         arrays = [self.x.data, self.x.starts, self.x.lengths]
         arrays += [self.y.data, self.y.starts] if isinstance(self.y, Sequences) else [self.y]
         arrays += [] if self.weights is None else [self.weights]
-        for array in arrays:
-            digest.update(f"{array.dtype.str}{array.shape}".encode())
-            digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
-        return digest.hexdigest()
+        return digest([np.asarray(array) for array in arrays])
 
 
 def _other_layout(name: str, x: Any, shape: tuple[int, ...], batch_first: bool) -> str:
@@ -164,9 +160,9 @@ def _targets_of_steps(model: Chain, name: str, y: Any, x: Sequences, lengths: Ro
     listed = isinstance(y, list | tuple) and len(y) > 0
     first = _check.as_array(f"{name}[0]", y[0], "numbers") if listed else _check.as_array(name, y, "numbers")
     inner = first.shape[1 if listed else 2 :]
-    layout = ", ".join(["T", *(f"O{n}" if n else "O" for n in range(len(inner)))])
+    axes = ("T", *(f"O{n}" if n else "O" for n in range(len(inner))))
     found = sequences_of(
-        name, y, lambda own, value: target_array(own, value, model.dtype), layout, model.batch_first, lengths
+        name, y, lambda own, value: target_array(own, value, model.dtype), axes, model.batch_first, lengths
     )
     if len(found) != len(x):
         raise ValueError(f"{name}: expected targets for {len(x)} sequences, got {len(found)}")

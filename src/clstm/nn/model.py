@@ -102,9 +102,7 @@ class SequenceModel(Chain):
         """
         steps, real, batched = self.steps_of(x, lengths)
         own = np.array(steps, order="C")
-        prediction, _ = self.forward_steps(own, real, self.zero_states(len(real)))
-        assert self._pass is not None
-        self._pass = self._pass._replace(batched=batched)
+        prediction, _ = self.forward_steps(own, real, self.zero_states(len(real)), batched)
         return np.array(self._as_given(prediction, batched), order="C")
 
     def _as_given(self, prediction: Array, batched: bool) -> Array:
@@ -199,9 +197,8 @@ class SequenceModel(Chain):
         states = self.zero_states(len(lengths))
         for begin in range(0, len(x), k):
             piece = x[begin : begin + k]
-            prediction, states = self.forward_steps(piece, np.clip(lengths - begin, 0, len(piece)), states)
-            assert self._pass is not None
-            self._pass = self._pass._replace(batched=batched)
+            real = np.clip(lengths - begin, 0, len(piece))
+            prediction, states = self.forward_steps(piece, real, states, batched)
             yield np.array(self._as_given(prediction, batched), order="C"), slice(begin, begin + len(piece))
 
     # --------------------------------------------------------------------------------------- many sequences

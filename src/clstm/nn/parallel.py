@@ -10,8 +10,6 @@ exception has stopped says so at the next one, and all of them raise it.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import pickle
 import socket
@@ -27,7 +25,7 @@ from numpy.typing import NDArray
 
 from .. import _check, _threads
 from .batches import Rows
-from .checkpoints import generator_state, pack, set_generator_state
+from .checkpoints import generator_state, set_generator_state
 
 Array = NDArray[Any]
 
@@ -322,16 +320,6 @@ class Ranks:
         }
         with _threads.at_most(max(1, len(set().union(*there.values())) // len(there))):
             yield
-
-
-def digest(tree: Any) -> str:
-    """Name a tree of plain values and arrays: the same for the same values alone."""
-    arguments, tensors = pack(tree)
-    found = hashlib.blake2b(json.dumps(arguments).encode(), digest_size=16, usedforsecurity=False)
-    for array in tensors.values():
-        found.update(f"{array.dtype.str}{array.shape}".encode())
-        found.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
-    return found.hexdigest()
 
 
 def _in_order(parts: Array) -> Array:

@@ -26,12 +26,12 @@ from .. import _check
 from ..files import as_format_error
 from ..parameters import Parameters
 from .batches import Rows, cut
-from .checkpoints import CheckpointFolder, generator_state, make_generator
+from .checkpoints import CheckpointFolder, digest, generator_state, make_generator
 from .clipping import clip_grad_norm, clip_grad_value
 from .examples import Examples, Piece
 from .losses import LOSSES
 from .optimisers import OPTIMISERS
-from .parallel import Ranks, digest
+from .parallel import Ranks
 from .schedules import SCHEDULES
 from .stopping import EarlyStopping
 
@@ -125,9 +125,8 @@ class Training:
     ) -> None:
         self.model, self.settings = model, settings
         self.loss, self._loss_data = loss_of(loss), _loss_data(loss)
-        self._loss_is_weighted = "weight" in inspect.signature(self.loss).parameters
         weighted = any(part is not None and part.weights is not None for part in (examples, validation))
-        if weighted and not self._loss_is_weighted:
+        if weighted and "weight" not in inspect.signature(self.loss).parameters:
             raise TypeError(
                 "loss: expected a function with a parameter `weight`, for there is a sample_weight"
             )
@@ -220,10 +219,9 @@ class Training:
             (type(layer).__name__, layer.flat_params.shape, str(layer.flat_params.dtype))
             for layer in self.model.layers
         ]
-        owners = self._generators()
-        shared = [next(n for n, other in enumerate(owners) if other.rng is owner.rng) for owner in owners]
+        _, uses = self._drawn_from()
         return {
-            "model": repr((self.model.readout, layers, shared)),
+            "model": repr((self.model.readout, layers, uses)),
             "x, y, sample_weight, validation_data": self._digest,
             "loss": repr((self._loss_data, getattr(self.loss, "__qualname__", type(self.loss).__qualname__))),
             "optimiser": _fingerprint(self.optimiser, OPTIMISERS) + repr(self._lr),
@@ -474,11 +472,16 @@ class Training:
         """Return who draws: this run and the layers; several may share a generator."""
         return [self, *(layer for layer in self.model.layers if hasattr(layer, "rng"))]
 
+    def _drawn_from(self) -> tuple[list[np.random.Generator], list[int]]:
+        """Return the generators, each once, and for each of those who draw the number of its own."""
+        drawing = [owner.rng for owner in self._generators()]
+        generators = list({id(rng): rng for rng in drawing}.values())
+        return generators, [next(n for n, rng in enumerate(generators) if rng is own) for own in drawing]
+
     def state(self) -> dict[str, Any]:
         """Return everything that decides how the run goes on, as numbers, texts and arrays."""
         arguments, tensors = self.model.file_content()
-        drawing = [owner.rng for owner in self._generators()]
-        generators = list({id(rng): rng for rng in drawing}.values())
+        generators, uses = self._drawn_from()
         early, schedule = self.early_stopping, self.schedule
         return {
             "model": {"arguments": arguments, "tensors": tensors},
@@ -496,7 +499,7 @@ class Training:
                 for layer in self.model.layers
             ],
             "generators": [generator_state(rng) for rng in generators],
-            "uses": [next(n for n, rng in enumerate(generators) if rng is own) for own in drawing],
+            "uses": uses,
             "split": self._split,
             "epoch_generator": self._epoch_rng,
             "epoch": self.epoch,
