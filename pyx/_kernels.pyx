@@ -106,9 +106,26 @@ cdef extern from "team.h" nogil:
         double polled, unpolled
     void begin "clstm_begin"(Team *team, bint signals)
     bint barrier "clstm_barrier"(Team *team, int thread)
+    bint waiting "clstm_waiting"(Team *team)
+    void let_in "clstm_let_in"(Team *team)
+    Py_ssize_t take_piece "clstm_take"(Team *team)
+    void restart "clstm_restart"(Team *team)
     bint stopped "clstm_stopped"(Team *team)
     void run_team "clstm_run"(int wanted, work_function work, void *job, size_t size, Team *team)
     double now "clstm_now"()
+    int patient "clstm_patient"
+    bint clstm_gives_up(int size, double elapsed, double waited, double last, double credit)
+
+cdef extern from "strips.h" nogil:
+    ctypedef struct Strip "clstm_strip":
+        Py_ssize_t steps, done, next
+    ctypedef struct Order "clstm_order":
+        Team team
+        Py_ssize_t count
+        bint chained
+        Strip *strips
+    Py_ssize_t next_chunk "clstm_next"(Order *order, int thread, Py_ssize_t last)
+    void finish_chunk "clstm_finish"(Order *order, Py_ssize_t strip, Py_ssize_t next)
 
 cdef extern from "Python.h":
     int PyErr_CheckSignals() noexcept
@@ -136,10 +153,15 @@ VECTOR_BYTES = CLSTM_VECTOR_BYTES
 cdef int max_threads = 1
 
 
-def set_num_threads(int n):
-    """Set how many threads a call may use."""
-    global max_threads
-    max_threads = n
+def set_num_threads(int n, bint wait=False):
+    """Set how many threads a call may use; wait: for tests, it begins when all of them are there."""
+    global max_threads, patient
+    max_threads, patient = n, wait
+
+
+def gives_up(int size, double elapsed, double waited, double last, double credit):
+    """Whether `size` threads are to stop sharing a call; seconds, see team.h.  For tests."""
+    return clstm_gives_up(size, elapsed, waited, last, credit)
 
 
 # ------------------------------------------------------------------------------------ one name for both types
@@ -235,9 +257,18 @@ def forward(
     tuple final not None,                                    # OUT  (B, R), (B, H)
 ):
     """Run one layer in one direction over whole sequences; see `clstm.reference.forward`."""
-    cdef const Py_ssize_t[::1] lengths = schedule.lengths
-    cdef const unsigned char[:, ::1] resets = bytes_of(schedule.resets)
-    cdef bint reverse = schedule.reverse
+    cdef Forward job
+    if x.shape[1] == 0:
+        return
+    memset(&job, 0, sizeof(Forward))
+    read_forward(&job, cell, x, state, schedule, tape, final)
+    run_forward(&job, <floating *> NULL)
+
+
+@cython.boundscheck(True)
+cdef int read_forward(Forward *job, object cell, const floating[:, :, ::contiguous] x, tuple state,
+                      object schedule, object tape, tuple final) except -1:
+    """Turn what `forward` gets, and its caller keeps alive, into a job that is full of 0."""
     cdef floating[:, :, ::contiguous] y = tape.y
     cdef floating[:, :, ::contiguous] gates = tape.gates if tape.z is None else tape.z
     cdef floating[:, :, ::contiguous] c = tape.c
@@ -245,26 +276,26 @@ def forward(
     cdef const floating[:, :, ::contiguous] recurrent = tape.masks.recurrent
     cdef const floating[:, :, ::contiguous] keep_h = tape.masks.zoneout_h
     cdef const floating[:, :, ::contiguous] keep_c = tape.masks.zoneout_c
-    cdef Forward job
-    if x.shape[1] == 0:
-        return
-    memset(&job, 0, sizeof(Forward))
     read_cell(&job.cell, cell, <floating *> NULL)
-    read_states(&job, state, final, <floating *> NULL)
+    read_extent(&job.extent, x.shape[0], x.shape[1], schedule)
+    read_states(job, state, final, <floating *> NULL)
     job.x, job.y, job.gates, job.c = steps_of(x), steps_of(y), steps_of(gates), steps_of(c)
     job.recurrent, job.keep_h, job.keep_c = steps_of(recurrent), steps_of(keep_h), steps_of(keep_c)
     job.norms = steps_of(norms)
     job.outputs = tape.z is None
-    run_forward(&job, x.shape[0], &lengths[0], x.shape[1], reverse, resets_of(resets), <floating *> NULL)
+    return 0
 
 
-cdef object bytes_of(object resets):
-    """Booleans as the bytes that they are."""
-    return None if resets is None else resets.view("uint8")
-
-
-cdef const unsigned char *resets_of(const unsigned char[:, ::1] resets) noexcept:
-    return &resets[0, 0] if resets is not None and resets.size > 0 else NULL
+@cython.boundscheck(True)
+cdef int read_extent(Extent *extent, Py_ssize_t T, Py_ssize_t B, object schedule) except -1:
+    cdef const Py_ssize_t[::1] lengths = schedule.lengths
+    cdef const unsigned char[:, ::1] resets = None
+    if schedule.resets is not None:
+        resets = schedule.resets.view("uint8")      # booleans as the bytes that they are
+    extent.T, extent.B, extent.reverse = T, B, schedule.reverse
+    extent.lengths = &lengths[0] if B > 0 else NULL
+    extent.resets = &resets[0, 0] if resets is not None and resets.size > 0 else NULL
+    return 0
 
 
 @cython.boundscheck(True)
@@ -281,8 +312,9 @@ def step(
     memset(&job, 0, sizeof(Forward))
     read_cell(&job.cell, cell, <floating *> NULL)
     read_states(&job, state, final, <floating *> NULL)
+    job.extent.T, job.extent.B = 1, x.shape[0]
     job.x.start, job.x.by_time, job.x.by_row, job.x.n = <char *> &x[0, 0], 0, x.strides[0], x.shape[1]
-    run_forward(&job, 1, NULL, x.shape[0], False, NULL, <floating *> NULL)
+    run_forward(&job, <floating *> NULL)
 
 
 @cython.boundscheck(True)
@@ -312,9 +344,17 @@ def backward(
     tuple dstate not None,                                   # OUT  (B, R), (B, H)
 ):
     """Walk `forward` back; see `clstm.reference.backward`."""
-    cdef const Py_ssize_t[::1] lengths = schedule.lengths
-    cdef const unsigned char[:, ::1] resets = bytes_of(schedule.resets)
-    cdef bint reverse = schedule.reverse
+    cdef Backward job
+    memset(&job, 0, sizeof(Backward))
+    read_backward(&job, cell, x, state, schedule, tape, dy, dfinal, dx, dcell, dstate)
+    run_backward(&job, <floating *> NULL)
+
+
+@cython.boundscheck(True)
+cdef int read_backward(Backward *job, object cell, const floating[:, :, ::contiguous] x, tuple state,
+                       object schedule, object tape, const floating[:, :, ::contiguous] dy, tuple dfinal,
+                       floating[:, :, ::contiguous] dx, object dcell, tuple dstate) except -1:
+    """Turn what `backward` gets, and its caller keeps alive, into a job that is full of 0."""
     cdef const floating[:, :, ::contiguous] y = tape.y
     cdef const floating[:, :, ::contiguous] gates = tape.y
     cdef const floating[:, :, ::contiguous] c = tape.c
@@ -328,9 +368,8 @@ def backward(
     cdef const floating[:, ::1] c_0, dc_n
     cdef floating[:, ::1] dc_0
     cdef Py_ssize_t B = x.shape[1]
-    cdef Backward job
-    memset(&job, 0, sizeof(Backward))
     read_cell(&job.cell, cell, <floating *> NULL)
+    read_extent(&job.extent, x.shape[0], B, schedule)
     if job.cell.kind != RNN:
         gates = tape.gates if job.cell.kind == LSTM else tape.z
     if y is None or gates is None or job.cell.kind != RNN and c is None or (
@@ -342,12 +381,11 @@ def backward(
     job.recurrent, job.keep_h, job.keep_c = steps_of(recurrent), steps_of(keep_h), steps_of(keep_c)
     job.h_0, job.dh_n, job.dh_0 = rows_of(h_0, B), rows_of(dh_n, B), rows_of(dh_0, B)
     if dcell is not None:
-        read_gradients(&job, dcell, <floating *> NULL)
+        read_gradients(job, dcell, <floating *> NULL)
     if job.cell.kind != RNN:
         c_0, dc_n, dc_0 = state[1], dfinal[1], dstate[1]
         job.c_0, job.dc_n, job.dc_0 = rows_of(c_0, B), rows_of(dc_n, B), rows_of(dc_0, B)
-    run_backward(&job, x.shape[0], &lengths[0] if B > 0 else NULL, B, reverse, resets_of(resets),
-                 <floating *> NULL)
+    return 0
 
 
 @cython.boundscheck(True)
@@ -374,6 +412,25 @@ cdef int read_gradients(Backward *job, object dcell, const floating *like) excep
         matrix = dcell.norm_c
         job.dnorm_c = &matrix[0, 0]
     return 0
+
+
+include "_strips.pxi"
+
+
+def forward_all(tuple passes not None, bint stacked):
+    """Run passes at once, or one after the other; see `clstm.reference.forward_all`."""
+    if passes[0][0].W_x.itemsize == sizeof(float):
+        run_forward_all(passes, stacked, <float *> NULL)
+    else:
+        run_forward_all(passes, stacked, <double *> NULL)
+
+
+def backward_all(tuple passes not None, bint stacked):
+    """Walk passes back at once, or one after the other; see `clstm.reference.backward_all`."""
+    if passes[0][0].W_x.itemsize == sizeof(float):
+        run_backward_all(passes, stacked, <float *> NULL)
+    else:
+        run_backward_all(passes, stacked, <double *> NULL)
 
 
 include "_stream.pxi"

@@ -23,6 +23,7 @@ cdef struct Matrix:
 
 cdef struct Product:
     Team team
+    Py_ssize_t place        # by rows: where k is when thread 0 lets others in; -1 before
     Cell cell               # as which b is packed: one gate of M units
     Py_ssize_t N, K, M
     Matrix a                # IN (N, K)
@@ -100,6 +101,7 @@ cdef int run_product(Product *job, const floating *like) except -1:
     workspace.count = 0
     workspace.failed = False
     begin(&job.team, polls(work))
+    job.place = -1
     with nogil:
         job.swapped = pays_to_swap(job, V)
         if job.swapped:
@@ -117,6 +119,7 @@ cdef int run_product(Product *job, const floating *like) except -1:
             job.block = cell.Q
             job.rows = max(PRODUCT_ROWS // 8, min(
                 PRODUCT_ROWS, <Py_ssize_t> (CHUNK_WORK / (<double> job.depth * job.M))))
+            job.rows = min(job.rows, (tiles + threads - 1) // threads * tile_rows(4))
         else:
             threads = <int> min(threads, cell.Q)
             job.block = min(IN_PLACE_PANELS if job.in_place else BLOCK_PANELS,
@@ -171,37 +174,46 @@ cdef void walk_product(Product *job, int thread, fp_state caller, const floating
 cdef void multiply_rows(Product *job, int thread, fp_state caller, const floating *like) noexcept nogil:
     """The share of a thread where all rows of a go through the same panels."""
     cdef Team *team = &job.team
-    cdef Py_ssize_t R = tile_rows(4), tiles = (job.N + R - 1) // R
-    cdef Py_ssize_t width = job.block * 4 * lanes(like), k = 0, depth, row, end, rows
+    cdef Py_ssize_t width = job.block * 4 * lanes(like), pieces = (job.N + job.rows - 1) // job.rows
+    cdef Py_ssize_t k = max(0, job.place), depth, row, rows, piece
+    cdef bint packed = job.place >= 0   # who comes later finds the panels of its first round
     cdef floating *panels = <floating *> job.panels
-    cdef floating *sums = <floating *> job.sums
+    cdef floating *sums
     while True:
         depth = min(job.depth, job.K - k)
-        pack_block(job, k, depth, depth * thread // team.size, depth * (thread + 1) // team.size, 0, panels)
-        if not barrier(team, thread):
-            return
-        row = tiles * thread // team.size * R
-        end = min(job.N, tiles * (thread + 1) // team.size * R)
-        while row < end and not team.cancelled:
-            rows = min(job.rows, end - row)
+        if not packed:
+            if thread == 0:
+                restart(team)
+            pack_block(job, k, depth, depth * thread // team.size, depth * (thread + 1) // team.size, 0,
+                       panels)
+            if not barrier(team, thread):
+                return
+        packed = False
+        piece = take_piece(team)
+        while piece < pieces and not team.cancelled:
+            row = piece * job.rows
+            rows = min(job.rows, job.N - row)
             sums = <floating *> job.sums + (row if job.depth < job.K else thread * job.rows) * width
             multiply_block(job, thread, row, rows, k, depth, 0, <const floating *> panels, sums)
             if k + depth == job.K:
                 hand_out_block(job, row, rows, 0, <const floating *> sums)
             poll(team, thread, <double> rows * depth * job.M, caller)
-            row += rows
+            piece = take_piece(team)
+            if thread == 0 and team.size == 1 and piece < pieces and waiting(team):
+                job.place = k
+                let_in(team)
         k += depth
         if k == job.K or not barrier(team, thread):
             return
 
 
 cdef void multiply_blocks(Product *job, int thread, fp_state caller, const floating *like) noexcept nogil:
-    """The blocks of a thread: it has panels of its own, or none."""
+    """Blocks of columns, as long as there are any; a thread has panels of its own, or none."""
     cdef Team *team = &job.team
     cdef Py_ssize_t width = job.block * 4 * lanes(like), first, k, depth
     cdef floating *panels = <floating *> job.panels + thread * job.depth * width
     cdef floating *sums = <floating *> job.sums + thread * job.rows * width
-    first = thread * job.block
+    first = take_piece(team) * job.block
     while first < job.cell.Q:
         k = 0
         while k < job.K:
@@ -217,7 +229,9 @@ cdef void multiply_blocks(Product *job, int thread, fp_state caller, const float
             k += depth
         if job.swapped or not job.in_place:
             hand_out_block(job, 0, job.N, first, <const floating *> sums)
-        first += team.size * job.block
+        first = take_piece(team) * job.block
+        if thread == 0 and team.size == 1 and first < job.cell.Q and waiting(team):
+            let_in(team)
 
 
 cdef inline Py_ssize_t columns_of(const Product *job, Py_ssize_t first,

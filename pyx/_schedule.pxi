@@ -101,6 +101,23 @@ cdef void *rows_of(const floating[:, ::1] array, Py_ssize_t B) except? NULL:
 
 # -------------------------------------------------------------------------------------- order of rows, chunks
 
+cdef struct Extent:         # of the caller's sequences
+    Py_ssize_t T, B
+    const Py_ssize_t *lengths       # (B,); NULL: one step of each row
+    bint reverse
+    const unsigned char *resets     # (T, B) where an episode begins; NULL for nowhere
+
+
+cdef Py_ssize_t total_steps(const Extent *extent) noexcept nogil:
+    """Return the steps of all rows."""
+    cdef Py_ssize_t total = 0, b
+    if extent.lengths == NULL:
+        return extent.B
+    for b in range(extent.B):
+        total += extent.lengths[b]
+    return total
+
+
 cdef struct Schedule:
     Py_ssize_t B, steps     # number of rows; of steps of the longest
     Py_ssize_t total        # steps of all rows
@@ -110,6 +127,19 @@ cdef struct Schedule:
     Py_ssize_t chunk_rows
     bint reverse
     const unsigned char *resets     # (T, B) where an episode begins; NULL for nowhere
+
+
+cdef Schedule sizes_of(const Extent *extent) noexcept nogil:
+    """Return a schedule that has its sizes alone."""
+    cdef Schedule schedule
+    cdef Py_ssize_t b
+    memset(&schedule, 0, sizeof(Schedule))
+    schedule.B, schedule.total, schedule.steps = extent.B, total_steps(extent), 1
+    if extent.lengths != NULL:
+        schedule.steps = 0
+        for b in range(extent.B):
+            schedule.steps = max(schedule.steps, extent.lengths[b])
+    return schedule
 
 
 cdef Schedule plan(const Py_ssize_t *lengths, Py_ssize_t B, bint reverse, const unsigned char *resets,

@@ -61,14 +61,27 @@ cdef struct BackwardOptions:
 
 # ---------------------------------------------------------------------------------------------------- forward
 
+# Where a thread is in its walk: between two steps of a chunk, before the first of which it is prepared, or
+# between two chunks.  All 0 is the beginning.
+cdef struct Place:
+    Py_ssize_t chunk        # backward: how many chunks of the forward pass come before this one
+    Py_ssize_t start, end   # the steps of the chunk
+    Py_ssize_t rows         # its rows, those of all its steps
+    Py_ssize_t s            # forward: the next step; backward: the last one that was done
+    Py_ssize_t n            # rows of the chunk's steps before s
+
+
 cdef struct Forward:
     Team team
+    Place place             # where thread 0 is when it lets others in; of a strip, how far it is
+    Extent extent
     Schedule schedule
     Cell cell
     bint by_units
     bint packing            # whether the walk begins with packing the weights
     bint between            # whether anything happens to the state between two steps
     int turn                # which of `hidden` holds h before step 0
+    Py_ssize_t slice        # rows of a chunk of a strip; 0 for what `plan` says
     Py_ssize_t joined       # inputs in front of h in the rows of `hidden`: I, or 0 if chunks are projected
     Steps x                 # IN
     Steps recurrent         # IN, what h_prev is multiplied by before the product; may be none
@@ -105,6 +118,8 @@ cdef void prepare_forward(Forward *job, const Py_ssize_t *lengths, Py_ssize_t B,
     cdef Py_ssize_t most, front
     cdef int n
     job.schedule = plan(lengths, B, reverse, resets, cell, workspace)
+    if job.slice:
+        job.schedule.chunk_rows = job.slice
     job.between = resets != NULL or job.recurrent.start != NULL
     most = max(B, min(job.schedule.total, job.schedule.chunk_rows))
     job.panels_x, job.panels_h, job.bias_z = NULL, NULL, NULL
@@ -147,28 +162,31 @@ cdef void load_state(Forward *job, const floating *like) noexcept nogil:
                 memcpy(<floating *> job.c_n + b * H, <const floating *> job.c_0 + b * H, size)
 
 
-cdef int run_forward(Forward *job, Py_ssize_t T, const Py_ssize_t *lengths, Py_ssize_t B, bint reverse,
-                     const unsigned char *resets, const floating *like) except -1:
-    """Run a job that has its cell, arrays and states; without lengths each row has one step."""
+cdef void ready_forward(Forward *job, Workspace *workspace, const floating *like) noexcept nogil:
+    """Make a job ready that has its cell, extent, arrays and states; `slice` has been set."""
+    cdef const Extent *extent = &job.extent
+    cdef Py_ssize_t total = total_steps(extent)
+    job.turn = 0
+    job.packing = total >= PACK_ROWS or job.cell.norm_x != NULL
+    prepare_forward(job, extent.lengths, extent.B, extent.reverse, extent.resets, job.packing, False,
+                    workspace, like)
+    if not workspace.failed:
+        load_state(job, like)
+        if job.cell.kind == OPTIONS and not job.packing:
+            pack_options(job, like)
+        zero_padding(&job.y, &job.schedule, extent.T, sizeof(floating))
+
+
+cdef int run_forward(Forward *job, const floating *like) except -1:
+    """Run a job that has its cell, extent, arrays and states."""
     cdef int threads = max_threads          # read with the GIL
-    cdef Py_ssize_t total = B, b
     cdef Workspace workspace
     workspace.count = 0
     workspace.failed = False
-    job.turn = 0
-    begin(&job.team, polls(work_of(&job.cell, <double> T * B)))
+    begin(&job.team, polls(work_of(&job.cell, <double> job.extent.T * job.extent.B)))
     with nogil:
-        if lengths != NULL:
-            total = 0
-            for b in range(B):
-                total += lengths[b]
-        job.packing = total >= PACK_ROWS or job.cell.norm_x != NULL
-        prepare_forward(job, lengths, B, reverse, resets, job.packing, False, &workspace, like)
+        ready_forward(job, &workspace, like)
         if not workspace.failed:
-            load_state(job, like)
-            if job.cell.kind == OPTIONS and not job.packing:
-                pack_options(job, like)
-            zero_padding(&job.y, &job.schedule, T, sizeof(floating))
             threads = threads_for(&job.schedule, &job.cell, threads, &job.by_units)
             if floating is float:
                 run_team(threads, forward_f32, job, sizeof(Forward), &job.team)
@@ -190,44 +208,52 @@ cdef void forward_f64(void *job, int thread) noexcept nogil:
 
 
 cdef void walk_forward(Forward *job, int thread, fp_state caller, const floating *like) noexcept nogil:
-    """What one thread does of a forward pass."""
+    """What one thread of a team does of a forward pass, from where it was let in."""
+    cdef Place place = job.place
+    while place.s < job.schedule.steps:
+        if not chunk_forward(job, thread, &place, caller, like):
+            return
+
+
+cdef bint chunk_forward(Forward *job, int thread, Place *place, fp_state caller,
+                        const floating *like) noexcept nogil:
+    """Go on from a place to the end of its chunk; returns whether this thread is to go on after it."""
     cdef Team *team = &job.team
     cdef const Schedule *schedule = &job.schedule
-    cdef const Cell *cell = &job.cell
-    cdef double row_work = work_of(cell, 1)
-    cdef Py_ssize_t start = 0, end, rows, done, s
+    cdef double row_work = work_of(&job.cell, 1)
     cdef int size = team.size
-    cdef Share share
+    cdef Share share = share_of(job.by_units, thread, size, &job.cell)
 
-    if job.between and schedule.steps > 0:
-        share = share_of(job.by_units, thread, size, cell)
-        between_steps(job, &share, 0, <floating *> job.hidden[0])
-    if job.packing:
-        pack_weights(job, thread, size, like)
-        if not barrier(team, thread):
-            return
-    while start < schedule.steps:
-        end = chunk_end(schedule, start, &rows)
-        if job.chunk_x != NULL:
-            project_chunk(job, start, end, rows, rows * thread // team.size, rows * (thread + 1) // team.size,
-                          like)
+    if place.end == 0:
+        if job.between:
+            between_steps(job, &share, 0, <floating *> job.hidden[0])
+        if job.packing:
+            pack_weights(job, thread, size, like)
             if not barrier(team, thread):
-                return
-        size = team.size
-        share = share_of(job.by_units, thread, size, cell)
-        done = 0
-        for s in range(start, end):
-            step_forward(job, &share, s, rows, <floating *> job.chunk_z + done * 4 * lanes(like))
-            done += schedule.active[s]
-            poll(team, thread, row_work * schedule.active[s], caller)
-            if stopped(team) or (job.by_units and not barrier(team, thread)):
-                return
-            if team.size < size:                # the barrier has left this thread alone
-                size = team.size
-                share = share_of(job.by_units, thread, size, cell)
-        start = end
-        if not barrier(team, thread):
-            return
+                return False
+    if place.s == place.end:
+        place.start, place.n = place.s, 0
+        place.end = chunk_end(schedule, place.start, &place.rows)
+        if job.chunk_x != NULL:
+            project_chunk(job, place.start, place.end, place.rows, place.rows * thread // team.size,
+                          place.rows * (thread + 1) // team.size, like)
+            if not barrier(team, thread):
+                return False
+    while place.s < place.end:
+        if team.size != size:               # others have come, or the barrier has left this thread alone
+            size = team.size
+            share = share_of(job.by_units, thread, size, &job.cell)
+        step_forward(job, &share, place.s, place.rows,
+                     <floating *> job.chunk_z + place.n * 4 * lanes(like))
+        poll(team, thread, row_work * schedule.active[place.s], caller)
+        place.n += schedule.active[place.s]
+        place.s += 1
+        if stopped(team) or ((job.by_units or place.s == place.end) and not barrier(team, thread)):
+            return False
+        if thread == 0 and team.size == 1 and place.s < schedule.steps and waiting(team):
+            job.place = place[0]
+            let_in(team)
+    return True
 
 
 cdef void pack_weights(Forward *job, int thread, int size, const floating *like) noexcept nogil:
@@ -403,6 +429,8 @@ cdef void between_steps(Forward *job, const Share *share, Py_ssize_t s, floating
 
 cdef struct Backward:
     Team team
+    Place place                     # as in Forward
+    Extent extent
     Schedule schedule
     Cell cell
     bint by_units
@@ -435,7 +463,8 @@ cdef struct Backward:
     void *padded                    # gates, c, c_prev, dy of the last units, V of them, for each thread
     void *zeros                     # a row of 0, as wide as H, R and I
     void *masked                    # (R,) h_prev after its mask, for each thread
-    Py_ssize_t *ends                # of the chunks
+    Py_ssize_t *ends                # of the chunks of the forward pass
+    Py_ssize_t slice                # rows after which dx is there, of a strip; 0 for those of a chunk
     void *dpeepholes                # OUT, of a cell with options
     void *dW_r
     void *dnorm_x
@@ -444,65 +473,92 @@ cdef struct Backward:
     BackwardOptions options
 
 
-cdef int run_backward(Backward *job, Py_ssize_t T, const Py_ssize_t *lengths, Py_ssize_t B, bint reverse,
-                      const unsigned char *resets, const floating *like) except -1:
-    """Run a job that has its cell, arrays and states."""
+cdef int threads_back(Backward *job, int threads, Workspace *workspace, const floating *like) noexcept nogil:
+    """Plan the order of the rows; returns how many of `threads` pay."""
+    cdef const Extent *extent = &job.extent
+    job.schedule = plan(extent.lengths, extent.B, extent.reverse, extent.resets, &job.cell, workspace)
+    return threads_for(&job.schedule, &job.cell, threads, &job.by_units)
+
+
+cdef void ready_back(Backward *job, int threads, Workspace *workspace, const floating *like) noexcept nogil:
+    """Make a job ready that has its cell, extent, arrays and states, and has been planned."""
     cdef const Cell *cell = &job.cell
-    cdef Py_ssize_t V = lanes(like), I = cell.I, H = cell.H, R = cell.R, tile = tile_rows(4)
+    cdef Py_ssize_t V = lanes(like), I = cell.I, H = cell.H, R = cell.R, B = job.extent.B, tile = tile_rows(4)
     cdef Py_ssize_t I_whole = (I + V - 1) // V * V, H_whole = cell.U * V, R_whole = cell.U_h * V
     cdef Py_ssize_t N_whole = cell.N * V
-    cdef Py_ssize_t size = H * sizeof(floating), size_h = R * sizeof(floating), most, r, b
+    cdef Py_ssize_t size = H * sizeof(floating), size_h = R * sizeof(floating), most, n, r, b
+    job.between = job.schedule.resets != NULL or job.recurrent.start != NULL or cell.zoneout_h > 0
+    most = max(B, job.schedule.chunk_rows)
+    job.row_h, job.row_one = I, I + R
+    if cell.norm_x != NULL:         # products of their own, which begin with a tile
+        job.row_h = (I + tile - 1) // tile * tile
+        job.row_one = job.row_h + (R + tile - 1) // tile * tile
+    job.K = job.row_one + 1
+    if job.dx.start != NULL:
+        job.panels_x = take(workspace, I_whole * N_whole * sizeof(floating))
+        job.chunk_dx = take(workspace, most * I_whole * sizeof(floating))
+    job.panels_h = take(workspace, R_whole * N_whole * sizeof(floating))
+    job.chunk_a = take(workspace, most * (job.K + tile) * sizeof(floating))
+    job.chunk_dz = take(workspace, most * N_whole * sizeof(floating))
+    job.panels_dz = take(workspace, most * N_whole * sizeof(floating))
+    job.dW = take_zeros(workspace, job.K * cell.Q * 4 * V * sizeof(floating))
+    job.dh = take_zeros(workspace, B * R_whole * sizeof(floating))
+    job.dc = take_zeros(workspace, B * H_whole * sizeof(floating))
+    job.padded = take_zeros(workspace, threads * 7 * V * sizeof(floating))
+    job.zeros = take_zeros(workspace, max(H_whole, R_whole, I_whole) * sizeof(floating))
+    if job.recurrent.start != NULL:
+        job.masked = take(workspace, threads * R * sizeof(floating))
+    if cell.kind == OPTIONS:
+        prepare_options_back(job, most, threads, workspace, like)
+    job.ends = <Py_ssize_t *> take(workspace, job.schedule.steps * sizeof(Py_ssize_t))
+    if workspace.failed:
+        return
+    for r in range(B):
+        b = job.schedule.order[r]
+        memcpy(<floating *> job.dh + r * R_whole, <const floating *> job.dh_n + b * R, size_h)
+        if cell.kind != RNN:
+            memcpy(<floating *> job.dc + r * H_whole, <const floating *> job.dc_n + b * H, size)
+    if job.dx.start != NULL:
+        zero_padding(&job.dx, &job.schedule, job.extent.T, sizeof(floating))
+    memset(&job.place, 0, sizeof(Place))
+    n = 0
+    while n < job.schedule.steps:
+        n = chunk_end(&job.schedule, n, &r)
+        job.ends[job.place.chunk] = n
+        job.place.chunk += 1
+
+
+cdef void hand_out_back(Backward *job, const floating *like) noexcept nogil:
+    """Copy what is left at the first step, and the sums of an LSTM with options, to the caller's arrays."""
+    cdef const Cell *cell = &job.cell
+    cdef Py_ssize_t V = lanes(like), H = cell.H, R = cell.R, r, b
+    for r in range(job.extent.B):
+        b = job.schedule.order[r]
+        memcpy(<floating *> job.dh_0 + b * R, <const floating *> job.dh + r * cell.U_h * V,
+               R * sizeof(floating))
+        if cell.kind != RNN:
+            memcpy(<floating *> job.dc_0 + b * H, <const floating *> job.dc + r * cell.U * V,
+                   H * sizeof(floating))
+    if cell.kind == OPTIONS and job.dW_x != NULL:
+        hand_out_gradients(job, like)
+
+
+cdef int run_backward(Backward *job, const floating *like) except -1:
+    """Run a job that has its cell, extent, arrays and states."""
     cdef int threads = max_threads          # read with the GIL
     cdef Workspace workspace
     workspace.count = 0
     workspace.failed = False
-    begin(&job.team, polls(work_of(cell, <double> T * B)))
+    begin(&job.team, polls(work_of(&job.cell, <double> job.extent.T * job.extent.B)))
     with nogil:
-        job.schedule = plan(lengths, B, reverse, resets, cell, &workspace)
-        job.between = resets != NULL or job.recurrent.start != NULL or cell.zoneout_h > 0
-        most = max(B, job.schedule.chunk_rows)
-        job.row_h, job.row_one = I, I + R
-        if cell.norm_x != NULL:         # products of their own, which begin with a tile
-            job.row_h = (I + tile - 1) // tile * tile
-            job.row_one = job.row_h + (R + tile - 1) // tile * tile
-        job.K = job.row_one + 1
-        threads = threads_for(&job.schedule, cell, threads, &job.by_units)
-        if job.dx.start != NULL:
-            job.panels_x = take(&workspace, I_whole * N_whole * sizeof(floating))
-            job.chunk_dx = take(&workspace, most * I_whole * sizeof(floating))
-        job.panels_h = take(&workspace, R_whole * N_whole * sizeof(floating))
-        job.chunk_a = take(&workspace, most * (job.K + tile) * sizeof(floating))
-        job.chunk_dz = take(&workspace, most * N_whole * sizeof(floating))
-        job.panels_dz = take(&workspace, most * N_whole * sizeof(floating))
-        job.dW = take_zeros(&workspace, job.K * cell.Q * 4 * V * sizeof(floating))
-        job.dh = take_zeros(&workspace, B * R_whole * sizeof(floating))
-        job.dc = take_zeros(&workspace, B * H_whole * sizeof(floating))
-        job.padded = take_zeros(&workspace, threads * 7 * V * sizeof(floating))
-        job.zeros = take_zeros(&workspace, max(H_whole, R_whole, I_whole) * sizeof(floating))
-        if job.recurrent.start != NULL:
-            job.masked = take(&workspace, threads * R * sizeof(floating))
-        if cell.kind == OPTIONS:
-            prepare_options_back(job, most, threads, &workspace, like)
-        job.ends = <Py_ssize_t *> take(&workspace, job.schedule.steps * sizeof(Py_ssize_t))
+        threads = threads_back(job, threads, &workspace, like)
+        ready_back(job, threads, &workspace, like)
         if not workspace.failed:
-            for r in range(B):
-                b = job.schedule.order[r]
-                memcpy(<floating *> job.dh + r * R_whole, <const floating *> job.dh_n + b * R, size_h)
-                if cell.kind != RNN:
-                    memcpy(<floating *> job.dc + r * H_whole, <const floating *> job.dc_n + b * H, size)
-            if job.dx.start != NULL:
-                zero_padding(&job.dx, &job.schedule, T, sizeof(floating))
             if floating is float:
                 run_team(threads, backward_f32, job, sizeof(Backward), &job.team)
             else:
                 run_team(threads, backward_f64, job, sizeof(Backward), &job.team)
-            for r in range(B):
-                b = job.schedule.order[r]
-                memcpy(<floating *> job.dh_0 + b * R, <const floating *> job.dh + r * R_whole, size_h)
-                if cell.kind != RNN:
-                    memcpy(<floating *> job.dc_0 + b * H, <const floating *> job.dc + r * H_whole, size)
-            if cell.kind == OPTIONS and job.dW_x != NULL:
-                hand_out_gradients(job, like)
+            hand_out_back(job, like)
     return release(&workspace, job.team.cancelled)
 
 
@@ -519,75 +575,127 @@ cdef void backward_f64(void *job, int thread) noexcept nogil:
 
 
 cdef void walk_backward(Backward *job, int thread, fp_state caller, const floating *like) noexcept nogil:
-    """What one thread does of a backward pass."""
+    """What one thread of a team does of a backward pass, from where it was let in."""
+    cdef Place place = job.place
+    if place.end == 0 and not begin_back(job, thread, like):
+        return
+    while place.chunk > 0 or place.s > place.start:
+        if not chunk_back(job, thread, &place, caller, like):
+            return
+    end_back(job, thread, like)
+
+
+cdef bint begin_back(Backward *job, int thread, const floating *like) noexcept nogil:
+    """Pack the weights; returns whether this thread is to go on."""
+    cdef const Cell *cell = &job.cell
+    cdef Py_ssize_t U = cell.U, size = job.team.size
+    if job.dx.start != NULL:
+        pack_transposed(cell, <const floating *> cell.W_x, cell.W_x_by_column, cell.I, U * thread // size,
+                        U * (thread + 1) // size, <floating *> job.panels_x)
+    pack_transposed(cell, <const floating *> cell.W_h, cell.W_h_by_column, cell.R, U * thread // size,
+                    U * (thread + 1) // size, <floating *> job.panels_h)
+    return barrier(&job.team, thread)
+
+
+cdef Py_ssize_t slice_begin(const Schedule *schedule, Py_ssize_t slice, Py_ssize_t start,
+                            Py_ssize_t s) noexcept nogil:
+    """Return the first step of the slice of a chunk, begun with step `start`, that ends before step s."""
+    cdef Py_ssize_t rows = 0
+    while s > start and (rows == 0 or slice == 0 or rows + schedule.active[s - 1] <= slice):
+        s -= 1
+        rows += schedule.active[s]
+    return s
+
+
+cdef bint chunk_back(Backward *job, int thread, Place *place, fp_state caller,
+                     const floating *like) noexcept nogil:
+    """Go back from a place to the beginning of its chunk or slice; returns whether to go on after it.
+
+    The chunks are those of the forward pass, the last one first.
+    """
     cdef Team *team = &job.team
     cdef const Schedule *schedule = &job.schedule
     cdef const Cell *cell = &job.cell
-    cdef Py_ssize_t I = cell.I, H = cell.H, R = cell.R, U = cell.U, K = job.K, V = lanes(like)
-    cdef Py_ssize_t size = team.size
-    cdef Py_ssize_t chunks = 0, start = 0, rows, n, s
     cdef double row_work = work_of(cell, 1)
-    cdef floating *dW = <floating *> job.dW
-    cdef Share share
+    cdef int size = team.size
+    cdef Share share = share_of(job.by_units, thread, size, cell)
+    cdef Py_ssize_t last, first, rows, s
 
-    if job.dx.start != NULL:
-        pack_transposed(cell, <const floating *> cell.W_x, cell.W_x_by_column, I, U * thread // size,
-                        U * (thread + 1) // size, <floating *> job.panels_x)
-    pack_transposed(cell, <const floating *> cell.W_h, cell.W_h_by_column, R, U * thread // size,
-                    U * (thread + 1) // size, <floating *> job.panels_h)
-    while start < schedule.steps:
-        start = chunk_end(schedule, start, &rows)
-        if thread == 0:
-            job.ends[chunks] = start
-        chunks += 1
-    if not barrier(team, thread):
-        return
-
-    # The chunks of the forward pass, the last one first.
-    while chunks > 0:
-        chunks -= 1
-        start = job.ends[chunks - 1] if chunks else 0
-        chunk_end(schedule, start, &rows)
+    if place.s == place.start:
+        place.chunk -= 1
+        place.start, place.end = job.ends[place.chunk - 1] if place.chunk else 0, job.ends[place.chunk]
+        chunk_end(schedule, place.start, &place.rows)
+        place.s, place.n = place.end, place.rows
         if job.dW_x != NULL:
-            gather_operands(job, thread, start, job.ends[chunks], rows * thread // team.size,
-                            rows * (thread + 1) // team.size, rows, like)
+            gather_operands(job, thread, place.start, place.end, place.rows * thread // size,
+                            place.rows * (thread + 1) // size, place.rows, like)
+    last, rows = place.s, place.n
+    first = slice_begin(schedule, job.slice, place.start, last)
 
-        # 4' to 2', or 6', and the carry to the step before.
-        n = rows
-        size = team.size
-        share = share_of(job.by_units, thread, size, cell)
-        for s in range(job.ends[chunks] - 1, start - 1, -1):
-            n -= schedule.active[s]
-            if cell.kind == LSTM:
-                gates_backward(LSTM, 4, job, &share, thread, s, n, rows, like)
-            elif cell.kind == OPTIONS:
-                step_backward_options(job, &share, thread, s, n, rows, like)
-            else:
-                gates_backward(RNN, 1, job, &share, thread, s, n, rows, like)
-            poll(team, thread, row_work * schedule.active[s], caller)
-            if stopped(team) or (job.by_units and not barrier(team, thread)):
-                return
-            if team.size < size:                # the barrier has left this thread alone
-                size = team.size
-                share = share_of(job.by_units, thread, size, cell)
-            carry_back(job, &share, s, <const floating *> (
-                job.chunk_dz if cell.norm_h == NULL else job.options.chunk_dh) + n * cell.N * V)
-            if job.between:
-                between_steps_back(job, &share, s, like)
-        if not barrier(team, thread):
-            return
-        size = team.size
-        sum_chunk(job, start, job.ends[chunks], rows, thread, size, like)
-        if not barrier(team, thread):
-            return
+    # 4' to 2', or 6', and the carry to the step before.
+    while place.s > first:
+        if team.size != size:               # others have come
+            size = team.size
+            share = share_of(job.by_units, thread, size, cell)
+        s = place.s - 1
+        place.n -= schedule.active[s]
+        if cell.kind == LSTM:
+            gates_backward(LSTM, 4, job, &share, thread, s, place.n, place.rows, like)
+        elif cell.kind == OPTIONS:
+            step_backward_options(job, &share, thread, s, place.n, place.rows, like)
+        else:
+            gates_backward(RNN, 1, job, &share, thread, s, place.n, place.rows, like)
+        poll(team, thread, row_work * schedule.active[s], caller)
+        if stopped(team) or (job.by_units and not barrier(team, thread)):
+            return False
+        if team.size != size:               # the barrier has left this thread alone
+            size = team.size
+            share = share_of(job.by_units, thread, size, cell)
+        carry_back(job, &share, s, <const floating *> (
+            job.chunk_dz if cell.norm_h == NULL else job.options.chunk_dh) + place.n * cell.N * lanes(like))
+        if job.between:
+            between_steps_back(job, &share, s, like)
+        place.s = s
+        if s > place.start:
+            admit(job, thread, place)
 
-    if job.dW_x != NULL:
-        unpack(cell, <const floating *> dW, I * thread // team.size, I * (thread + 1) // team.size, 0, K,
-               <floating *> job.dW_x, job.dW_x_by_column, I)
-        unpack(cell, <const floating *> dW, R * thread // team.size, R * (thread + 1) // team.size, job.row_h,
-               K, <floating *> job.dW_h, job.dW_h_by_column, R)
-        if thread == 0:
-            unpack(cell, <const floating *> dW, 0, 1, job.row_one, K, <floating *> job.dbias, False, 1)
+    if job.slice:
+        inputs_back(job, first, last, place.n, place.n, rows, like)
+    if place.s == place.start:
+        if not barrier(team, thread):
+            return False
+        size, rows = team.size, place.rows
+        if not job.slice:
+            inputs_back(job, place.start, place.end, 0, rows * thread // size, rows * (thread + 1) // size,
+                        like)
+        sum_chunk(job, rows, thread, size, like)
+        if not barrier(team, thread):
+            return False
+        if place.chunk:
+            admit(job, thread, place)
+    return True
+
+
+cdef inline void admit(Backward *job, int thread, const Place *place) noexcept nogil:
+    """Let in who waits, if this thread is alone and has done all that comes before its place."""
+    if thread == 0 and job.team.size == 1 and waiting(&job.team):
+        job.place = place[0]
+        let_in(&job.team)
+
+
+cdef void end_back(Backward *job, int thread, const floating *like) noexcept nogil:
+    """A thread's part of the gradients by the weights, out of panels."""
+    cdef const Cell *cell = &job.cell
+    cdef Py_ssize_t I = cell.I, R = cell.R, K = job.K, size = job.team.size
+    cdef const floating *dW = <const floating *> job.dW
+    if job.dW_x == NULL:
+        return
+    unpack(cell, dW, I * thread // size, I * (thread + 1) // size, 0, K, <floating *> job.dW_x,
+           job.dW_x_by_column, I)
+    unpack(cell, dW, R * thread // size, R * (thread + 1) // size, job.row_h, K, <floating *> job.dW_h,
+           job.dW_h_by_column, R)
+    if thread == 0:
+        unpack(cell, dW, 0, 1, job.row_one, K, <floating *> job.dbias, False, 1)
 
 
 cdef inline const floating *state_before(const Schedule *schedule, const Steps *states, const floating *first,
@@ -725,30 +833,31 @@ cdef void sum_rows(Backward *job, Py_ssize_t k, Py_ssize_t count, const floating
              panel)
 
 
-cdef void sum_chunk(Backward *job, Py_ssize_t start, Py_ssize_t end, Py_ssize_t rows, int thread, int size,
+cdef void sum_chunk(Backward *job, Py_ssize_t rows, int thread, int size,
                     const floating *like) noexcept nogil:
-    """1' or 5': the sums over all rows of a chunk are products.
-
-    Each thread has some columns of dW, and some rows of dx.
-    """
-    cdef const Schedule *schedule = &job.schedule
+    """1' or 5': the sums over all rows of a chunk are products; each thread has some columns of dW."""
     cdef const Cell *cell = &job.cell
-    cdef Py_ssize_t I = cell.I, K = job.K, V = lanes(like)
-    cdef Py_ssize_t I_whole = (I + V - 1) // V * V, depth = cell.N * V
     cdef Py_ssize_t first = cell.Q * thread // size, last = cell.Q * (thread + 1) // size   # panels
-    cdef Py_ssize_t row = rows * thread // size, row_end = rows * (thread + 1) // size
-    cdef Py_ssize_t n = 0, r, s
-    cdef floating *chunk_dx = <floating *> job.chunk_dx
     if job.dW_x == NULL:
         pass
     elif cell.norm_x == NULL:
-        sum_rows(job, 0, K, <const floating *> job.panels_dz, first, last, rows)
+        sum_rows(job, 0, job.K, <const floating *> job.panels_dz, first, last, rows)
     else:
-        sum_rows(job, 0, I, <const floating *> job.options.panels_dx, first, last, rows)
+        sum_rows(job, 0, cell.I, <const floating *> job.options.panels_dx, first, last, rows)
         sum_rows(job, job.row_h, cell.R, <const floating *> job.options.panels_dh, first, last, rows)
         sum_rows(job, job.row_one, 1, <const floating *> job.panels_dz, first, last, rows)
     if cell.kind == OPTIONS:
         sum_chunk_options(job, rows, thread, size, like)
+
+
+cdef void inputs_back(Backward *job, Py_ssize_t start, Py_ssize_t end, Py_ssize_t n, Py_ssize_t row,
+                      Py_ssize_t row_end, const floating *like) noexcept nogil:
+    """dx, dz @ W_x.T, of rows row .. row_end of a chunk, in steps start .. end, which begin with row n."""
+    cdef const Schedule *schedule = &job.schedule
+    cdef const Cell *cell = &job.cell
+    cdef Py_ssize_t I = cell.I, V = lanes(like), depth = cell.N * V, r, s
+    cdef Py_ssize_t I_whole = (I + V - 1) // V * V
+    cdef floating *chunk_dx = <floating *> job.chunk_dx
     if job.dx.start == NULL:
         return
     multiply(<const floating *> (job.chunk_dz if cell.norm_x == NULL else job.options.chunk_dx)

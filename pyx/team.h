@@ -3,9 +3,14 @@
  *
  * The workers know nothing of Python, so neither the GIL nor interpreter shutdown concerns them.  The pool
  * belongs to a process id: after a fork the child starts its own.  One call has the pool at a time; a call
- * that finds it taken works alone.  A barrier spins briefly, then yields.  Where waiting costs more than
- * the shared work saves (another program has the core), the calling thread goes on alone, and the next
- * calls for a while start alone.  None of this changes a bit of any result.
+ * that finds it taken works alone.
+ *
+ * Nobody waits for a worker to wake up: the calling thread, number 0, begins with those that are awake, and
+ * lets others in at places of its work where that is safe (clstm_waiting, clstm_let_in); what belongs to a
+ * call lives until the last of them has left.  A barrier spins briefly, then yields.  An account tells
+ * whether waiting costs more than the shared work saves (another program has the core): then the calling
+ * thread goes on alone, and the next calls for a while start alone.  None of this changes a bit of any
+ * result.
  */
 #ifndef CLSTM_TEAM_H
 #define CLSTM_TEAM_H
@@ -16,7 +21,28 @@
 
 typedef void (*clstm_work)(void *job, int thread);
 
+/* Seconds that sharing may lose before it is given up: what it has saved lately, up to MOST.  An idle
+ * processor that a host takes away for some milliseconds is no reason, one that another program has is. */
+static const double clstm_credit_first = 5e-3;
+static const double clstm_credit_most = 20e-3;
+/* A wait that is worth a look at the account. */
+static const double clstm_long_wait = 2e-4;
+
+/* What `size` threads have saved in `elapsed` seconds of which number 0 waited `waited`: alone it would have
+ * taken as long as all of them work. */
+static inline double clstm_saved(int size, double elapsed, double waited)
+{
+    return (size - 1) * elapsed - size * waited;
+}
+
+/* Whether sharing is to be given up after a wait of `last` seconds, `waited` together. */
+static inline int clstm_gives_up(int size, double elapsed, double waited, double last, double credit)
+{
+    return last > clstm_long_wait && credit + clstm_saved(size, elapsed, waited) < 0;
+}
+
 #if defined(__unix__) || defined(__APPLE__)
+#define CLSTM_THREADS 1
 
 #include <pthread.h>
 #include <sched.h>
@@ -35,14 +61,15 @@ typedef void (*clstm_work)(void *job, int thread);
 enum {
     CLSTM_MAX_THREADS = 64,
     CLSTM_SPINS = 2000, /* tens of microseconds */
-    /* Times the wait of a crowded call is how long the next ones stay alone, up to 8-fold when attempts keep
-     * failing: they cost a few per cent at most. */
+    /* Times what was lost is how long the next calls stay alone, up to 16-fold when attempts keep failing:
+     * they cost a few per cent at most. */
     CLSTM_SOLO_FACTOR = 16
 };
-/* Seconds that any barrier may take; where a core is busy a time slice takes more. */
-static const double clstm_crowded = 1e-3;
 /* Seconds that a worker yields before it sleeps: backward follows forward. */
 static const double clstm_linger = 2e-4;
+
+/* For tests: whether a call waits until all of its threads are there. */
+static int clstm_patient;
 
 static inline double clstm_now(void)
 {
@@ -52,17 +79,25 @@ static inline double clstm_now(void)
 }
 
 typedef struct {
-    atomic_int size; /* members that take part */
-    int next_size;   /* the same after the next barrier; only the calling thread, number 0, writes it */
+    atomic_int present;  /* threads that have come, number 0 among them; they are numbered as they come */
+    atomic_int size;     /* members that take part: numbers 0 .. size - 1 */
+    int next_size;       /* the same after the next barrier; only thread 0 writes it */
+    int limit;           /* of members */
+    int members;         /* the most that there were */
+    atomic_int finished; /* members that have done their work, number 0 apart */
+    atomic_int closed;   /* whether those who come now are too late */
     atomic_int arrived;
     atomic_int phase;     /* barriers passed */
     atomic_int cancelled; /* set by thread 0 */
     int stop;    /* `cancelled` at the last barrier: all must leave after the same one, or some would wait */
-    double left; /* when thread 0 passed the last barrier */
     int signals; /* whether thread 0 looks for signals: set by clstm_begin */
-    double polled;   /* when it last did */
-    double unpolled; /* the work since it last looked at the clock */
-    double waited;   /* how long thread 0 waited at the barrier that was found crowded */
+    double polled;     /* when it last did */
+    double unpolled;   /* the work since it last looked at the clock */
+    atomic_long taken; /* pieces of work that have been taken, see clstm_take */
+    atomic_int alone;  /* whether sharing was given up */
+    double credit;     /* what the call may lose by sharing */
+    double formed;     /* when the team became one */
+    double waited;     /* seconds that thread 0 has waited since */
 } clstm_team;
 
 /* Prepare the team of a call that goes through clstm_run or stays on this thread.  `signals`: the thread
@@ -70,9 +105,44 @@ typedef struct {
 static void clstm_begin(clstm_team *team, int signals)
 {
     memset(team, 0, sizeof(*team));
-    team->size = team->next_size = 1;
+    team->present = team->size = team->next_size = team->limit = team->members = 1;
     team->signals = signals;
     team->polled = clstm_now();
+}
+
+/* Whether others wait to be let in. */
+static inline int clstm_waiting(clstm_team *team)
+{
+    int size = atomic_load_explicit(&team->size, memory_order_relaxed);
+    return !team->alone && size < team->limit &&
+           atomic_load_explicit(&team->present, memory_order_relaxed) > size;
+}
+
+/* Let in who is there: called by thread 0 where it works alone and has computed all that its place in the job
+ * says, or where no barriers are used. */
+static void clstm_let_in(clstm_team *team)
+{
+    int present = atomic_load_explicit(&team->present, memory_order_relaxed);
+    if (team->members == 1)
+        team->formed = clstm_now();
+    team->members = team->next_size = present < team->limit ? present : team->limit;
+    atomic_store_explicit(&team->size, team->next_size, memory_order_release);
+}
+
+/* Wait a little for something that another thread does. */
+static inline void clstm_rest(int spins)
+{
+    if (spins < CLSTM_SPINS)
+        CLSTM_PAUSE();
+    else
+        sched_yield();
+}
+
+/* Book a wait of thread 0 that ended `now`; returns whether sharing is to be given up. */
+static int clstm_book(clstm_team *team, int size, double waited, double now)
+{
+    team->waited += waited;
+    return clstm_gives_up(size, now - team->formed, team->waited, waited, team->credit);
 }
 
 /* Wait for all members.  Returns 0 when this thread is to leave: the call is cancelled, or goes on without
@@ -89,20 +159,15 @@ static int clstm_barrier(clstm_team *team, int thread)
             team->stop = atomic_load_explicit(&team->cancelled, memory_order_relaxed);
             atomic_store_explicit(&team->phase, phase + 1, memory_order_release);
         } else {
-            for (int spins = 0; atomic_load_explicit(&team->phase, memory_order_acquire) == phase; spins++) {
-                if (spins < CLSTM_SPINS)
-                    CLSTM_PAUSE();
-                else
-                    sched_yield();
-            }
+            for (int spins = 0; atomic_load_explicit(&team->phase, memory_order_acquire) == phase; spins++)
+                clstm_rest(spins);
         }
-        if (thread == 0) {
-            double now = clstm_now(), waited = now - arrived;
-            if (waited > clstm_crowded && waited > arrived - team->left) {
+        if (thread == 0 && !team->alone) {
+            double now = clstm_now();
+            if (clstm_book(team, size, now - arrived, now)) {
                 team->next_size = 1;
-                team->waited = waited;
+                team->alone = 1;
             }
-            team->left = now;
         }
     }
     size = atomic_load_explicit(&team->size, memory_order_relaxed);
@@ -111,21 +176,62 @@ static int clstm_barrier(clstm_team *team, int thread)
     return thread < size && !team->stop;
 }
 
+/* The number of a piece of work that nobody else has taken: 0, 1, 2, ... */
+static inline ptrdiff_t clstm_take(clstm_team *team)
+{
+    return atomic_fetch_add_explicit(&team->taken, 1, memory_order_relaxed);
+}
+
+/* Begin anew with 0, where nobody takes any. */
+static inline void clstm_restart(clstm_team *team)
+{
+    atomic_store_explicit(&team->taken, 0, memory_order_relaxed);
+}
+
+/* A call that others may still look into when it is over. */
+typedef struct {
+    atomic_int users;
+    clstm_work work;
+    clstm_team *team; /* in the job */
+    _Alignas(64) char job[];
+} clstm_call;
+
 static struct {
     pthread_mutex_t taken; /* held by the call that has the pool */
     pthread_mutex_t lock;  /* guards what follows */
-    pthread_cond_t posted, finished;
-    int workers; /* threads that exist, numbered from 1 */
+    pthread_cond_t posted;
+    int workers;                  /* threads that exist, numbered from 1 */
+    int awake[CLSTM_MAX_THREADS]; /* whether they look for work */
     atomic_int posted_to[CLSTM_MAX_THREADS];
-    atomic_int running;
-    clstm_work work;
-    void *job;
-    double solo_until;
-    int failures; /* crowded attempts since the last good one */
+    clstm_call *call;
+    /* Of the call that has the pool. */
+    int begun;         /* whether there was one before */
+    double credit;     /* what sharing has saved lately */
+    double solo_until; /* calls stay alone */
+    int failures;      /* times sharing was given up since it last paid */
 } clstm_pool = {.taken = PTHREAD_MUTEX_INITIALIZER,
                 .lock = PTHREAD_MUTEX_INITIALIZER,
-                .posted = PTHREAD_COND_INITIALIZER,
-                .finished = PTHREAD_COND_INITIALIZER};
+                .posted = PTHREAD_COND_INITIALIZER};
+
+static void clstm_leave(clstm_call *call)
+{
+    if (atomic_fetch_sub(&call->users, 1) == 1)
+        free(call);
+}
+
+/* What a worker does of a call: its part, once it is let in. */
+static void clstm_join(clstm_call *call)
+{
+    clstm_team *team = call->team;
+    int number = atomic_fetch_add(&team->present, 1);
+    for (int spins = 0; number >= atomic_load_explicit(&team->size, memory_order_acquire); spins++) {
+        if (atomic_load(&team->closed))
+            return;
+        clstm_rest(spins);
+    }
+    call->work(call->job, number);
+    atomic_fetch_add(&team->finished, 1);
+}
 
 static void *clstm_worker(void *number)
 {
@@ -135,15 +241,18 @@ static void *clstm_worker(void *number)
         while (!clstm_pool.posted_to[thread])
             pthread_cond_wait(&clstm_pool.posted, &clstm_pool.lock);
         clstm_pool.posted_to[thread] = 0;
+        clstm_call *call = clstm_pool.call;
+        atomic_fetch_add(&call->users, 1);
         pthread_mutex_unlock(&clstm_pool.lock);
-        clstm_pool.work(clstm_pool.job, thread);
+        clstm_join(call);
+        clstm_leave(call);
         pthread_mutex_lock(&clstm_pool.lock);
-        if (--clstm_pool.running == 0)
-            pthread_cond_signal(&clstm_pool.finished);
+        clstm_pool.awake[thread] = 1;
         pthread_mutex_unlock(&clstm_pool.lock);
         for (double until = clstm_now() + clstm_linger; !clstm_pool.posted_to[thread] && clstm_now() < until;)
             sched_yield();
         pthread_mutex_lock(&clstm_pool.lock);
+        clstm_pool.awake[thread] = 0;
     }
     return NULL;
 }
@@ -155,7 +264,7 @@ static void clstm_forget_pool(void)
     pthread_cond_t condition = PTHREAD_COND_INITIALIZER;
     memset(&clstm_pool, 0, sizeof(clstm_pool));
     clstm_pool.taken = clstm_pool.lock = mutex;
-    clstm_pool.posted = clstm_pool.finished = condition;
+    clstm_pool.posted = condition;
 }
 
 static void clstm_watch_forks(void)
@@ -184,6 +293,66 @@ static int clstm_hire(int wanted)
     return wanted;
 }
 
+/* Call the workers to a call; those that are awake are waited for, briefly, and let in. */
+static void clstm_post(clstm_call *call, int threads)
+{
+    clstm_team *team = call->team;
+    pthread_mutex_lock(&clstm_pool.lock);
+    int expected = 1;
+    clstm_pool.call = call;
+    for (int thread = 1; thread < threads; thread++) {
+        expected += clstm_pool.awake[thread];
+        clstm_pool.posted_to[thread] = 1;
+    }
+    if (expected < threads)
+        pthread_cond_broadcast(&clstm_pool.posted);
+    pthread_mutex_unlock(&clstm_pool.lock);
+    if (clstm_patient)
+        expected = threads;
+    for (int spins = 0; atomic_load(&team->present) < expected; spins++) {
+        if (spins >= CLSTM_SPINS && !clstm_patient)
+            break;
+        clstm_rest(spins);
+    }
+    if (clstm_waiting(team))
+        clstm_let_in(team);
+}
+
+/* End a call for all who are not in it, and wait for those who are. */
+static void clstm_close(clstm_call *call, int threads)
+{
+    clstm_team *team = call->team;
+    pthread_mutex_lock(&clstm_pool.lock);
+    for (int thread = 1; thread < threads; thread++)
+        clstm_pool.posted_to[thread] = 0;
+    clstm_pool.call = NULL;
+    pthread_mutex_unlock(&clstm_pool.lock);
+    atomic_store(&team->closed, 1);
+    for (int spins = 0; atomic_load(&team->finished) < team->members - 1; spins++)
+        clstm_rest(spins);
+}
+
+/* What a call that is over tells about the next ones. */
+static void clstm_settle(clstm_team *team)
+{
+    double now = clstm_now();
+    double credit = team->credit;
+    if (team->members > 1)
+        credit += clstm_saved(team->members, now - team->formed, team->waited);
+    if (team->alone) {
+        double lost =
+            clstm_pool.credit - credit > clstm_long_wait ? clstm_pool.credit - credit : clstm_long_wait;
+        clstm_pool.solo_until = now + CLSTM_SOLO_FACTOR * lost * (double)(1 << clstm_pool.failures);
+        clstm_pool.credit = 0;
+        if (clstm_pool.failures < 4)
+            clstm_pool.failures++;
+        return;
+    }
+    if (credit > clstm_pool.credit)
+        clstm_pool.failures = 0;
+    clstm_pool.credit = credit < clstm_credit_most ? credit : clstm_credit_most;
+}
+
 /* Call work(job, thread) in up to `wanted` threads, the caller among them as number 0; returns when all
  * are done.  `team`, which clstm_begin has prepared, lies within the job of `size` bytes.
  *
@@ -192,58 +361,49 @@ static int clstm_hire(int wanted)
  * gone while the others still work. */
 static void clstm_run(int wanted, clstm_work work, void *job, size_t size, clstm_team *team)
 {
-    char *shared = NULL;
+    clstm_call *call = NULL;
     int threads = 1;
     if (wanted > CLSTM_MAX_THREADS)
         wanted = CLSTM_MAX_THREADS;
     if (wanted > 1 && pthread_mutex_trylock(&clstm_pool.taken) == 0) {
-        if (clstm_now() >= clstm_pool.solo_until && (shared = malloc(size)))
+        if (clstm_now() >= clstm_pool.solo_until &&
+            !posix_memalign((void **)&call, 64, sizeof(clstm_call) + size))
             threads = clstm_hire(wanted);
         if (threads == 1)
             pthread_mutex_unlock(&clstm_pool.taken);
     }
-    team->size = team->next_size = threads;
     if (threads == 1) {
-        free(shared);
+        free(call);
         work(job, 0);
         return;
     }
-    memcpy(shared, job, size);
-    team = (clstm_team *)(shared + ((char *)team - (char *)job));
-    pthread_mutex_lock(&clstm_pool.lock);
-    clstm_pool.work = work;
-    clstm_pool.job = shared;
-    clstm_pool.running = threads - 1;
-    for (int thread = 1; thread < threads; thread++)
-        clstm_pool.posted_to[thread] = 1;
-    pthread_cond_broadcast(&clstm_pool.posted);
-    pthread_mutex_unlock(&clstm_pool.lock);
-    team->left = clstm_now();
-    work(shared, 0);
-    for (int spins = 0; clstm_pool.running && spins < CLSTM_SPINS; spins++)
-        CLSTM_PAUSE();
-    pthread_mutex_lock(&clstm_pool.lock);
-    while (clstm_pool.running)
-        pthread_cond_wait(&clstm_pool.finished, &clstm_pool.lock);
-    pthread_mutex_unlock(&clstm_pool.lock);
-    if (team->next_size < threads) {
-        clstm_pool.solo_until =
-            clstm_now() + CLSTM_SOLO_FACTOR * team->waited * (double)(1 << clstm_pool.failures);
-        if (clstm_pool.failures < 3)
-            clstm_pool.failures++;
-    } else {
-        clstm_pool.failures = 0;
+    if (!clstm_pool.begun) {
+        clstm_pool.begun = 1;
+        clstm_pool.credit = clstm_credit_first;
     }
+    team->limit = threads;
+    team->credit = clstm_pool.credit;
+    call->users = 1;
+    call->work = work;
+    memcpy(call->job, job, size);
+    call->team = (clstm_team *)(call->job + ((char *)team - (char *)job));
+    clstm_post(call, threads);
+    work(call->job, 0);
+    clstm_close(call, threads);
+    clstm_settle(call->team);
+    memcpy(job, call->job, size);
     pthread_mutex_unlock(&clstm_pool.taken);
-    memcpy(job, shared, size);
-    free(shared);
+    clstm_leave(call);
 }
 
 #else /* no POSIX threads: every call works alone */
 
+static int clstm_patient;
+
 typedef struct {
-    int size, next_size, cancelled, signals;
+    int size, cancelled, signals, alone;
     double polled, unpolled;
+    ptrdiff_t taken;
 } clstm_team;
 
 static double clstm_now(void)
@@ -254,14 +414,46 @@ static double clstm_now(void)
 static void clstm_begin(clstm_team *team, int signals)
 {
     memset(team, 0, sizeof(*team));
-    team->size = team->next_size = 1;
+    team->size = 1;
     team->signals = signals;
+}
+
+static inline int clstm_waiting(clstm_team *team)
+{
+    (void)team;
+    return 0;
+}
+
+static void clstm_let_in(clstm_team *team)
+{
+    (void)team;
+}
+
+static inline void clstm_rest(int spins)
+{
+    (void)spins;
+}
+
+static int clstm_book(clstm_team *team, int size, double waited, double now)
+{
+    (void)team, (void)size, (void)waited, (void)now;
+    return 0;
 }
 
 static int clstm_barrier(clstm_team *team, int thread)
 {
     (void)thread;
     return !team->cancelled;
+}
+
+static inline ptrdiff_t clstm_take(clstm_team *team)
+{
+    return team->taken++;
+}
+
+static inline void clstm_restart(clstm_team *team)
+{
+    team->taken = 0;
 }
 
 static void clstm_run(int wanted, clstm_work work, void *job, size_t size, clstm_team *team)

@@ -82,7 +82,10 @@ def functions_of(build, dtype):
     if build == "reference":
         return reference
     module = load_build(build)
-    return SimpleNamespace(**{name: getattr(module, name)[CTYPES[dtype]] for name in _dispatch.FUNCTIONS})
+    return SimpleNamespace(
+        **{name: getattr(module, name)[CTYPES[dtype]] for name in _dispatch.FUNCTIONS},
+        **{name: getattr(module, name) for name in _dispatch.FOR_BOTH},
+    )
 
 
 @contextlib.contextmanager
@@ -90,7 +93,7 @@ def threads(n, build=_dispatch.isa):
     """Let the calls of a build use n threads within the block."""
     kernels = load_build(build)
     before = clstm.get_num_threads() if build == _dispatch.isa else 1
-    kernels.set_num_threads(n)
+    kernels.set_num_threads(n, wait=True)
     try:
         yield
     finally:
@@ -835,8 +838,6 @@ def build_layer(kind, *args, seed=0, build=None, **kwargs):
     cls = LAYERS[kind]
     if build is not None:
         functions = functions_of(build, np.dtype(kwargs.get("dtype", np.float64)).name)
-        if build != "reference":
-            functions = SimpleNamespace(**vars(functions), Stream=load_build(build).Stream)
         cls = type(cls.__name__, (cls,), {"functions": functions})
     layer = cls(*args, rng=seed, **kwargs)
     rng = np.random.default_rng([seed, 1])

@@ -196,13 +196,9 @@ def test_forward_that_fails_half_way_leaves_the_tape(kind, monkeypatch):
     class Failing:
         """Runs the first layer and runs out of memory in the second."""
 
-        calls = 0
-
-        def forward(self, *arguments):
-            self.calls += 1
-            if self.calls == 2:
-                raise MemoryError
-            functions.forward(*arguments)
+        def forward_all(self, passes, stacked):
+            functions.forward_all(passes[:1], stacked)
+            raise MemoryError
 
     functions = layer.functions
     with monkeypatch.context() as patched:
@@ -333,11 +329,13 @@ def test_gradients_accumulated_from_many_threads_are_all_there(kind):
     """Every gradient is 1, so that sums are exact; there are so many that NumPy lets other threads in."""
 
     class Ones:
-        forward = staticmethod(make(kind).functions.forward)
+        forward_all = staticmethod(make(kind).functions.forward_all)
+        Stream = make(kind).functions.Stream
 
         @staticmethod
-        def backward(*arguments):
-            *_, dx, dcell, dfirst = arguments
+        def backward_all(passes, stacked):
+            ((*_, dx, dcell, dfirst),) = passes
+            assert stacked
             for part in (dx, *dcell.arrays, *dfirst):
                 part[...] = 1
 

@@ -28,7 +28,7 @@ from conftest import (
 )
 
 import clstm
-from clstm import _threads
+from clstm import _dispatch, _threads
 from clstm.cells import CellTape
 from clstm.tape import LayerTape
 
@@ -251,6 +251,28 @@ thread.join()
 assert results() == expected
 """
     assert_runs(code, PYTHONWARNINGS="ignore")
+
+
+# ------------------------------------------------------------------------- whether sharing a call still pays
+
+
+@pytest.mark.parametrize("size", [2, 3, 8])
+def test_sharing_goes_on_while_it_has_saved_more_than_waiting_costs(size):
+    gives_up = _dispatch.kernels.gives_up
+    each = 0.01 * (size - 1) / size  # of 10 ms, what may be waited until nothing is saved
+    assert not gives_up(size, 0.01, 0.9 * each, 0.9 * each, 0.0)
+    assert gives_up(size, 0.01, 1.1 * each, 1.1 * each, 0.0)
+
+
+def test_one_long_wait_is_forgiven_where_sharing_has_paid_before():
+    """A host that takes an idle processor away for some milliseconds, now and then."""
+    gives_up = _dispatch.kernels.gives_up
+    assert gives_up(2, 0.004, 0.004, 0.004, 0.0)
+    assert not gives_up(2, 0.004, 0.004, 0.004, 0.005)
+
+
+def test_short_waits_are_no_reason_to_give_up():
+    assert not _dispatch.kernels.gives_up(2, 0.01, 0.009, 1e-5, 0.0)
 
 
 # ----------------------------------------------------------------------------------------- interpreter exit

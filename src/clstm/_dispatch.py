@@ -23,6 +23,8 @@ BUILDS = {
     "baseline": "clstm._kernels",
 }
 FUNCTIONS = ("forward", "backward", "step", "product", "add_rows")
+# The same for either dtype.
+FOR_BOTH = ("forward_all", "backward_all", "Stream")
 
 
 class Backend(Protocol):
@@ -30,6 +32,8 @@ class Backend(Protocol):
 
     forward: Any
     backward: Any
+    forward_all: Any
+    backward_all: Any
     step: Any
     product: Any
     add_rows: Any
@@ -58,7 +62,8 @@ isa = _choose()
 kernels = importlib.import_module(BUILDS[isa])
 _by_dtype: dict[np.dtype[Any], Backend] = {
     np.dtype(dtype): SimpleNamespace(
-        **{name: getattr(kernels, name)[ctype] for name in FUNCTIONS}, Stream=kernels.Stream
+        **{name: getattr(kernels, name)[ctype] for name in FUNCTIONS},
+        **{name: getattr(kernels, name) for name in FOR_BOTH},
     )
     for dtype, ctype in ((np.float32, "float"), (np.float64, "double"))
 }

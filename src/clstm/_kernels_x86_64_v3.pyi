@@ -7,7 +7,10 @@ from ._kernels import Block as Block
 from ._kernels import Stream as Stream
 from ._kernels import add_rows as add_rows
 from ._kernels import backward as backward
+from ._kernels import backward_all as backward_all
 from ._kernels import forward as forward
+from ._kernels import forward_all as forward_all
+from ._kernels import gives_up as gives_up
 from ._kernels import product as product
 from ._kernels import set_num_threads as set_num_threads
 from ._kernels import sigmoid as sigmoid

@@ -380,12 +380,16 @@ class SequenceLayer(Parameters, Generic[StateT]):
         """Run all layers over x (T, B, I): y, final state and, given what makes its arrays, a tape."""
         T, B, _ = x.shape
         _, R, L, D, _, dtype, _, directions = self._sizes
-        run, cells = self.functions.forward, self.cells
+        run, cells = self.functions.forward_all, self.cells
         final = tuple([np.empty(part.shape, dtype) for part in first])
         schedules = [schedule._replace(reverse=True) if back else schedule for back in directions]
         layers, below = [], x
+        passes: list[tuple[Any, ...]] = []  # that have not been run
         for k in range(L):
             mask, masks = drawn[k] if drawn else NOTHING_DRAWN
+            if k and (D > 1 or mask is not None):  # what is below must be there as a whole
+                run(tuple(passes), D == 1)
+                passes = []
             x_k = below if mask is None else below * mask
             y = (empty or np.empty)((T, B, D * R), dtype)
             tapes = []
@@ -395,10 +399,11 @@ class SequenceLayer(Parameters, Generic[StateT]):
                 if empty:
                     tape = new_tape(cells[n], tape.y, empty, masks[d])
                     tapes.append(tape)
-                run(cells[n], x_k, _part(first, n), schedules[d], tape, _part(final, n))
+                passes.append((cells[n], x_k, _part(first, n), schedules[d], tape, _part(final, n)))
             if empty:
                 layers.append(LayerTape(x_k, mask, tuple(tapes)))
             below = y
+        run(tuple(passes), D == 1)
         return below, final, tuple(layers)
 
     def backward(
@@ -493,26 +498,32 @@ class SequenceLayer(Parameters, Generic[StateT]):
         T, B, _ = tape.shape
         _, R, L, D, _, dtype, _, directions = self._sizes
         d_above: Any = np.broadcast_to(np.zeros(D * R, dtype), (T, B, D * R)) if dy is None else dy
-        run, cells = self.functions.backward, self.cells
+        run, cells = self.functions.backward_all, self.cells
         if cells[0].options is not tape.options:
             cells = tuple(cell._replace(options=tape.options) for cell in cells)
         schedules = [tape.schedule._replace(reverse=back) for back in directions]
         fresh = _dispatch.empty(self._flat_grads.shape, dtype)
         dcells = self._cells_of(fresh)
         dfirst = tuple([np.empty_like(part) for part in dfinal])
+        passes: list[tuple[Any, ...]] = []  # that have not been walked back
         for k in reversed(range(L)):
             layer = tape.layers[k]
-            dx_k = np.empty_like(layer.x, order="C") if k or input_gradient else None
+            dx_k = [np.empty_like(layer.x, order="C") if k or input_gradient else None for _ in range(D)]
             for d in range(D):
                 n = k * D + d
-                dx_d = np.empty_like(dx_k) if d and dx_k is not None else dx_k
-                run(
+                passes.append((
                     cells[n], layer.x, _part(tape.state, n), schedules[d], layer.cells[d],
-                    d_above[:, :, d * R : (d + 1) * R], _part(dfinal, n), dx_d, dcells[n], _part(dfirst, n),
-                )  # fmt: skip
-                if d and dx_k is not None:
-                    dx_k += dx_d
-            d_above = dx_k if dx_k is None or layer.mask is None else dx_k * layer.mask
+                    d_above[:, :, d * R : (d + 1) * R], _part(dfinal, n), dx_k[d], dcells[n],
+                    _part(dfirst, n),
+                ))  # fmt: skip
+            d_above = dx_k[0]
+            if k == 0 or D > 1 or layer.mask is not None:  # what is above must be there as a whole
+                run(tuple(passes), D == 1)
+                passes = []
+                if D > 1 and d_above is not None:
+                    d_above += dx_k[1]
+                if layer.mask is not None and d_above is not None:
+                    d_above = d_above * layer.mask
         self._take_gradients(fresh, accumulate)
         return d_above, dfirst
 

@@ -137,7 +137,7 @@ ONNX, operator LSTM (activations, clip, input_forget); TensorFlow, LSTMCell (the
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -148,7 +148,9 @@ __all__ = [
     "Stream",
     "add_rows",
     "backward",
+    "backward_all",
     "forward",
+    "forward_all",
     "function",
     "product",
     "sigmoid",
@@ -683,6 +685,34 @@ def backward(
             getattr(dcell, name)[...] += value
         for part, value in zip(dstate, _dropped(dbefore, begins), strict=True):
             part[rows] = value
+
+
+def forward_all(passes: Sequence[tuple[Any, ...]], stacked: bool) -> None:  # noqa: ARG001
+    """Run several passes, of which none, or each the last one, leaves what the next one reads.
+
+    Parameters
+    ----------
+    passes : sequence of tuples
+        The arguments of `forward` for each: of the directions of a layer, for example.
+    stacked : bool
+        Each pass reads as x what the one before it writes to ``tape.y``, with the same schedule.
+    """
+    for arguments in passes:
+        forward(*arguments)
+
+
+def backward_all(passes: Sequence[tuple[Any, ...]], stacked: bool) -> None:  # noqa: ARG001
+    """Walk several passes back.
+
+    Parameters
+    ----------
+    passes : sequence of tuples
+        The arguments of `backward` for each.
+    stacked : bool
+        Each pass reads as dy what the one before it writes to dx, with the same schedule.
+    """
+    for arguments in passes:
+        backward(*arguments)
 
 
 def step(cell: Any, x: Array, state: State, final: State) -> None:
