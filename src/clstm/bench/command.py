@@ -13,7 +13,7 @@ import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,7 +37,7 @@ ENVIRONMENT = {
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of the benchmark to a parser."""
-    parser.add_argument("--full", action="store_true", help="the whole table, about a quarter of an hour")
+    parser.add_argument("--full", action="store_true", help="the whole table, about twenty minutes")
     parser.add_argument(
         "--quick", action="store_true", help="a small budget, and no rows that take seconds a call"
     )
@@ -112,7 +112,7 @@ def run(options: argparse.Namespace, arguments: Sequence[str]) -> int:
         ).returncode
     try:
         chosen_cases, left_out = _choose_cases(options)
-        chosen, skipped = _choose_contestants(options)
+        chosen, skipped = _choose_contestants(options, {case.field for case in chosen_cases})
     except ValueError as error:
         print(f"clstm bench: {error}", file=sys.stderr)
         return 2
@@ -151,43 +151,53 @@ def _choose_cases(options: argparse.Namespace) -> tuple[list[Case], list[Case]]:
     return [case for case in chosen if case not in left_out], left_out
 
 
-def _choose_contestants(options: argparse.Namespace) -> tuple[list[type[Contestant]], dict[str, str]]:
-    """Return the contestants that can run, and why the others cannot."""
-    from .numpy_classes import CONTESTANTS as COMPAT_CONTESTANTS
-    from .peers import CONTESTANTS
+def _choose_contestants(
+    options: argparse.Namespace, wanted: Collection[str]
+) -> tuple[dict[str, list[type[Contestant]]], dict[str, str]]:
+    """Return the contestants that can run, by `Case.field`, and why others of the wanted fields cannot."""
+    from . import low_precision, numpy_classes, peers
 
-    names = list(dict.fromkeys(kind.name for kind in (*CONTESTANTS, *COMPAT_CONTESTANTS)))
+    every: dict[str, Sequence[type[Contestant]]] = {
+        "": peers.CONTESTANTS,
+        "quantised": low_precision.CONTESTANTS,
+        "compat": numpy_classes.CONTESTANTS,
+    }
+    names = list(dict.fromkeys(kind.name for kinds in every.values() for kind in kinds))
     unknown = set(options.contestants or []) - set(names)
     if unknown:
         raise ValueError(
             f"--contestants: expected some of {', '.join(names)}, got {', '.join(sorted(unknown))}"
         )
-    wanted = [kind for kind in CONTESTANTS if not options.contestants or kind.name in options.contestants]
-    skipped = {kind.name: f"not installed: {', '.join(kind.missing())}" for kind in wanted if kind.missing()}
-    return [kind for kind in wanted if kind.name not in skipped], skipped
+    chosen: dict[str, list[type[Contestant]]] = {}
+    skipped = {}
+    for field in sorted(wanted):
+        chosen[field] = []
+        for kind in every[field]:
+            if options.contestants and kind.name not in options.contestants:
+                continue
+            if kind.missing():
+                skipped[kind.name] = f"not installed: {', '.join(kind.missing())}"
+            else:
+                chosen[field].append(kind)
+    return chosen, skipped
 
 
 def _run(
     command: str,
     options: argparse.Namespace,
     chosen_cases: Sequence[Case],
-    chosen: Sequence[type[Contestant]],
+    chosen: Mapping[str, Sequence[type[Contestant]]],
 ) -> dict[str, Any]:
     """Measure the rows, print them, and return what ``--json`` writes."""
-    from . import measure, numpy_classes, report
+    from . import measure, report
 
-    compat = [
-        kind
-        for kind in numpy_classes.CONTESTANTS
-        if not options.contestants or kind.name in options.contestants
-    ]
     about = report.machine()
     rows: list[dict[str, Any]] = []
     print("\n".join(report.header(command, about)))
     for group in dict.fromkeys(case.group for case in chosen_cases):
         group_cases = [case for case in chosen_cases if case.group == group]
         print(f"\n{group}\n")
-        contestants = compat if group_cases[0].is_compat else chosen
+        contestants = chosen[group_cases[0].field]
         table = report.Table(group_cases, contestants)
         wrong = []
         for case in group_cases:

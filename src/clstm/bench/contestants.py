@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 import clstm
 
-from .cases import Case
+from .cases import SHAPING, Case
 
 Array = NDArray[Any]
 Results = dict[str, Array]
@@ -32,22 +32,22 @@ STREAM_STEPS = 3  # steps of a stream that are verified: more than one, so that 
 
 @dataclass(frozen=True)
 class Problem:
-    """A case with its numbers; one layer, one direction.
+    """A case with its numbers; D = layers * directions, of which most cases have one.
 
     Attributes
     ----------
     x : ndarray of shape (T, B, I)
         In a stream T is STREAM_STEPS.
-    h_0, c_0 : ndarrays of shape (1, B, R) and (1, B, H)
+    h_0, c_0 : ndarrays of shape (D, B, R) and (D, B, H)
         R is the size of the projection, or H.
-    dy : ndarray of shape (T, B, R)
+    dy : ndarray of shape (T, B, directions * R)
         Derivative of the loss by the hidden states.
     lengths : ndarray of shape (B,), or None
     resets : ndarray of bool of shape (T, B), or None
         Where episodes begin.
     weights : dict
         ``weight_ih_l0 (4H, I)``, ``weight_hh_l0 (4H, R)``, ``bias_l0 (4H,)``; gate order i, f, g, o.  With
-        options those that `clstm.LSTM` has beside them.
+        options those that `clstm.LSTM` has beside them.  In rows of fewer bits these are what is quantised.
     """
 
     case: Case
@@ -64,13 +64,15 @@ class Problem:
         """Draw the numbers of a case, the same ones every time."""
         rng = np.random.default_rng(0)
         T = STREAM_STEPS if case.kind == "stream" else case.T
-        shapes = [(T, case.B, case.I), (1, case.B, case.R), (1, case.B, case.H), (T, case.B, case.R)]
+        D = case.layers * case.directions
+        shapes = [(T, case.B, case.I), (D, case.B, case.R), (D, case.B, case.H)]
+        shapes.append((T, case.B, case.directions * case.R))
         x, h_0, c_0, dy = (rng.standard_normal(shape).astype(case.dtype) for shape in shapes)
         if case.last_step:
             dy[:-1] = 0.0
         weights = clstm.LSTM(case.I, case.H, dtype=case.dtype, rng=rng, **dict(case.options)).state_dict()
-        matrices = ("weight_ih_l0", "weight_hh_l0", "weight_hr_l0")
-        for name in [name for name in weights if name not in matrices]:  # what begins as a constant
+        matrices = ("weight_ih", "weight_hh", "weight_hr")
+        for name in [name for name in weights if not name.startswith(matrices)]:  # what begins as a constant
             weights[name] += rng.uniform(-0.1, 0.1, weights[name].shape).astype(case.dtype)
         if "layer_norm_h_l0" in weights:  # chaotic at 1: rounding grows from step to step, whoever computes
             weights["layer_norm_h_l0"] *= 0.5
@@ -79,9 +81,14 @@ class Problem:
     def expected(self) -> Results:
         """Return what the definition computes in float64, by the names that `Contestant.results` uses."""
         kind = "forward" if self.case.kind in ("stream", "step") else self.case.kind
-        case = replace(self.case, kind=kind, T=len(self.x), dtype="float64")
+        case = replace(self.case, kind=kind, T=len(self.x), dtype="float64", weights="")
         numbers = {name: getattr(self, name).astype(np.float64) for name in ("x", "h_0", "c_0", "dy")}
         return NumPy(replace(self, case=case, **numbers)).verified()
+
+    @property
+    def x_range(self) -> float:
+        """The largest size of a number of x: what is measured on samples before x is quantised."""
+        return float(np.abs(self.x).max())
 
     def recurrent_mask(self) -> Array | None:
         """Return what the first training call of clstm multiplies h_prev by, (B, R), or None without dropout.
@@ -114,6 +121,8 @@ class Contestant:
         What has to be installed.
     is_peer : bool
         Whether this package is to be compared with it.
+    arithmetic : str
+        What it computes in, where the case does not say it: a key of `measure.TOLERANCES`.
     call : callable
         What is timed; takes nothing and returns the results in the library's own form.
     scope : callable
@@ -126,6 +135,7 @@ class Contestant:
     name: ClassVar[str]
     modules: ClassVar[tuple[str, ...]] = ()
     is_peer: ClassVar[bool] = True
+    arithmetic: ClassVar[str] = ""
     call: Callable[[], Any]
     scope: Callable[[], AbstractContextManager[Any]] = nullcontext
 
@@ -143,8 +153,13 @@ class Contestant:
         """Tell whether the library can do this case."""
         return True
 
+    @classmethod
+    def precision(cls, case: Case) -> str:
+        """Return what it computes a case in: a key of `measure.TOLERANCES`."""
+        return cls.arithmetic or case.weights or case.dtype
+
     def results(self, output: Any) -> Results:
-        """Name what `call` returned: y (T, B, H), h_n, c_n (1, B, H); in training every gradient too."""
+        """Name what `call` returned: y, h_n, c_n, shaped as dy, h_0, c_0; in training every gradient too."""
         raise NotImplementedError
 
     def verified(self) -> Results:
@@ -173,16 +188,23 @@ class Clstm(Contestant):
             case.I, case.H, dtype=case.dtype, rng=DROPOUT_SEED, **dict(case.options)
         )
         lstm.load_state_dict(problem.weights)
+        layer = self._quantised() if case.weights else lstm
         if case.kind == "stream":
-            self.stream = lstm.stream(case.B, state)
-            self.call = partial(self.stream.step, self.x_t, np.empty((case.B, case.R), case.dtype))
+            self.stream = layer.stream(case.B, state)
+            out = np.empty((case.B, case.directions * case.R), case.dtype)
+            self.call = partial(self.stream.step, self.x_t, out)
         elif case.kind == "step":
-            self.call = partial(lstm.step, x[0], state)
+            self.call = partial(layer.step, x[0], state)
         elif case.kind == "forward":
-            self.call = partial(lstm, *arguments)
+            self.call = partial(layer, *arguments)
         else:
             self.call = lambda: (lstm.forward(*arguments), lstm.backward(problem.dy))
         self.scope = self._with_threads
+
+    def _quantised(self) -> Any:
+        """Return the layer with weights of fewer bits; those of 8 want to know how large x may be."""
+        further = {"x_range": self.problem.x_range} if self.problem.case.weights == "int8" else {}
+        return self.lstm.quantize(self.problem.case.weights, **further)
 
     @contextlib.contextmanager
     def _with_threads(self) -> Iterator[None]:
@@ -222,8 +244,14 @@ class NumPy(Clstm):
 
     @classmethod
     def supports(cls, case: Case) -> bool:
-        """Its BLAS has one thread, and what is written by hand for a stream no options."""
-        return case.threads == 1 and not (case.kind == "stream" and case.options)
+        """Tell whether it is to be timed.
+
+        Its BLAS has one thread, and what is written by hand for a stream no options; several layers or
+        directions take it a multiple of one, and seconds.
+        """
+        if case.threads > 1 or any(name in SHAPING for name, _ in case.options):
+            return False
+        return not (case.kind == "stream" and case.options)
 
     def _steps(self) -> Callable[[], Any]:
         x_t, h, c, H = self.x_t, self.problem.h_0[0], self.problem.c_0[0], self.problem.case.H

@@ -26,6 +26,7 @@ DRAM_BYTES = 256 << 20  # what is read to measure the memory behind the caches
 # A small buffer is read until this much is loaded, so that a sample takes about a millisecond.
 BYTES_A_SAMPLE = 32 << 20
 TYPICAL_CACHES = {"L1": 32 << 10, "L2": 1 << 20, "L3": 16 << 20}
+WEIGHT_BYTES = {"bfloat16": 2, "int8": 1}  # of quantised weights
 BANDWIDTH_BOUND_BATCH = 8  # with fewer rows a step takes as long as reading the weights
 
 
@@ -99,18 +100,24 @@ def need(case: Case) -> Need:
     once or a few times for each time they are read, so every step costs reading the recurrent weights from
     the cache level they fit, once forward and once backward; the other products are over all time steps at
     once and run at the rate of a matrix product.  With a single step the input weights are read like the
-    recurrent ones.
+    recurrent ones.  Several layers and directions are walked one after another, so that the level is that of
+    the largest.
+
+    Of quantised weights the reading alone counts: BLAS has no product of theirs to measure.
     """
-    if case.B >= BANDWIDTH_BOUND_BATCH:
+    if case.B >= BANDWIDTH_BOUND_BATCH and not case.weights:
         return Need(case.flops, 0.0, "GEMM")
-    rows = case.R if case.T > 1 else case.I + case.R
-    weights = rows * 4 * case.H + (case.H * case.R if case.R != case.H else 0)
-    size = weights * np.dtype(case.dtype).itemsize
+    projection = case.H * case.R if case.R != case.H else 0
+    read_inputs = case.T == 1
+    weights = [4 * case.H * (I_k * read_inputs + case.R) + projection for I_k in case.input_sizes]
+    itemsize = WEIGHT_BYTES[case.weights] if case.weights else np.dtype(case.dtype).itemsize
+    size = max(weights) * itemsize
     level = next((level for level, capacity in sorted(cache_sizes()[0].items()) if size <= capacity), "DRAM")
     lengths = case.lengths()
     steps = case.T if lengths is None else int(lengths.max())
-    passes = 2 if case.kind == "training" else 1
-    return Need(case.flops - passes * 2 * case.steps * weights, passes * steps * size, level)
+    passes = 2 if case.kind in ("training", "sequence_regressor") else 1
+    products = 0.0 if case.weights else case.flops - passes * 2.0 * case.steps * sum(weights)
+    return Need(products, passes * steps * sum(weights) * itemsize, level)
 
 
 def works(case: Case) -> dict[str, Work]:

@@ -212,7 +212,7 @@ class Twin(Contestant):
     @classmethod
     def supports(cls, case: Any) -> bool:
         """Tell whether the row is one of `clstm.compat`."""
-        return bool(case.is_compat)
+        return bool(case.field == "compat")
 
     def _train(self, lr: float) -> Array:
         y: Array = self.model.forward(self.columns)

@@ -13,15 +13,17 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 import clstm
 
 from ..reference import EPSILON
-from .cases import Case
+from .cases import SHAPING, Case
 from .contestants import Array, Clstm, Contestant, NumPy, Problem, Results, masks
+
+ONNX_GATES = "iofg"  # the order of their blocks
 
 
 class Torch(Contestant):
@@ -57,17 +59,22 @@ class Torch(Contestant):
 
     @classmethod
     def supports(cls, case: Case) -> bool:
-        """Of the options it has the projection."""
-        return {name for name, _ in case.options} <= {"proj_size"} and not (case.resets and case.unequal)
+        """Of the options it has the projection; with resets it is one layer that is called step by step."""
+        known = {"proj_size"} | (set() if case.resets else SHAPING)
+        return {name for name, _ in case.options} <= known and not (case.resets and case.unequal)
 
     def _module(self) -> Any:
         """Return the module, and let `weights` be its parameters."""
         torch, case, training = self.torch, self.problem.case, self.problem.case.kind == "training"
         dtype, R = getattr(torch, case.dtype), case.R if case.R != case.H else 0
-        lstm = torch.nn.LSTM(case.I, case.H, proj_size=R, dtype=dtype).train(training)
-        bias = self.weights.pop("bias_l0").detach()
-        biases = {"bias_ih_l0": bias, "bias_hh_l0": torch.zeros_like(bias)}
-        lstm.load_state_dict({name: value.detach() for name, value in self.weights.items()} | biases)
+        shaping = {name: value for name, value in case.options if name in SHAPING}
+        lstm = torch.nn.LSTM(case.I, case.H, proj_size=R, dtype=dtype, **shaping).train(training)
+        weights = {}
+        for name, value in self.weights.items():  # ours is the sum of its two biases
+            weights[name.replace("bias", "bias_ih")] = value.detach()
+            if name.startswith("bias"):
+                weights[name.replace("bias", "bias_hh")] = torch.zeros_like(value)
+        lstm.load_state_dict(weights)
         # It goes without oneDNN then, and says so in the middle of the table.
         warnings.filterwarnings("ignore", "LSTM with projections")
         self.weights = dict(lstm.named_parameters())
@@ -169,8 +176,8 @@ class Torch(Contestant):
         (y, (h_n, c_n)), gradients = output
         results = {"y": y, "h_n": h_n, "c_n": c_n}
         if gradients:
-            results |= dict(zip(self.names, gradients, strict=True))
-            results.pop("dbias_hh_l0", None)
+            found = zip(self.names, gradients, strict=True)
+            results |= {name: value for name, value in found if not name.startswith("dbias_hh")}
         if self.unpack is not None:
             results |= {name: self.unpack(results[name]) for name in ("y", "dx") if name in results}
         return {name.replace("bias_ih", "bias"): value.detach().numpy() for name, value in results.items()}
@@ -362,7 +369,7 @@ class OnnxRuntime(Contestant):
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
         self.session = onnxruntime.InferenceSession(
-            onnx_model(problem), options, providers=["CPUExecutionProvider"]
+            self._model(), options, providers=["CPUExecutionProvider"]
         )
         self.arrays = arrays = _Arrays(self)  # a binding does not keep them alive
         run = self.session.run_with_iobinding
@@ -380,6 +387,9 @@ class OnnxRuntime(Contestant):
 
         self.call = step
 
+    def _model(self) -> bytes:
+        return onnx_model(self.problem)
+
     def _bound(self, inputs: Results, outputs: Results) -> Any:
         binding = self.session.io_binding()
         for name, array in inputs.items():
@@ -393,11 +403,12 @@ class OnnxRuntime(Contestant):
         """No gradients, no resets; its CPU kernel has no float64."""
         options = {name for name, _ in case.options}
         can = case.kind != "training" and case.dtype == "float32" and not case.resets
-        return can and options <= {"peepholes"}
+        return can and options <= {"peepholes"} | SHAPING
 
     def results(self, output: Any) -> Results:
         """Name what `call` returned."""
-        return {name: value[:, 0] if name == "y" else value for name, value in output.items()}
+        y = output["y"].swapaxes(1, 2)
+        return {**output, "y": y.reshape(*y.shape[:2], -1)}
 
 
 class OpenVino(OnnxRuntime):
@@ -405,6 +416,7 @@ class OpenVino(OnnxRuntime):
 
     name = "openvino"
     modules = ("onnx", "openvino")
+    precision_hint: ClassVar[str] = "f32"
 
     def __init__(self, problem: Problem) -> None:
         Contestant.__init__(self, problem)
@@ -413,10 +425,11 @@ class OpenVino(OnnxRuntime):
             "INFERENCE_NUM_THREADS": problem.case.threads,
             "NUM_STREAMS": 1,
             "PERFORMANCE_HINT": "LATENCY",
-            "INFERENCE_PRECISION_HINT": "f32",
+            "INFERENCE_PRECISION_HINT": self.precision_hint,
         }
         core = openvino.Core()
-        model = core.compile_model(core.read_model(io.BytesIO(onnx_model(problem))), "CPU", config)
+        model = self._prepared(core.read_model(io.BytesIO(self._model())))
+        model = core.compile_model(model, "CPU", config)
         self.arrays = arrays = _Arrays(self)
         streaming = problem.case.kind == "stream"
         requests = []
@@ -439,7 +452,11 @@ class OpenVino(OnnxRuntime):
     @classmethod
     def supports(cls, case: Case) -> bool:
         """No peepholes either."""
-        return super().supports(case) and not case.options
+        return super().supports(case) and "peepholes" not in dict(case.options)
+
+    def _prepared(self, model: Any) -> Any:
+        """Return what is compiled."""
+        return model
 
 
 class _Arrays:
@@ -451,7 +468,7 @@ class _Arrays:
         self.inputs = {"x": x, "h_0": problem.h_0.copy(), "c_0": problem.c_0.copy()}
         if problem.lengths is not None:
             self.inputs["lengths"] = problem.lengths.astype(np.int32)
-        self.outputs = {"y": np.empty((case.T, 1, case.B, case.H), case.dtype)}
+        self.outputs = {"y": np.empty((case.T, case.directions, case.B, case.H), case.dtype)}
         self.outputs |= {"h_n": np.empty_like(problem.h_0), "c_n": np.empty_like(problem.c_0)}
 
     def in_turns(self) -> list[tuple[Results, Results]]:
@@ -461,44 +478,84 @@ class _Arrays:
         return [(self.inputs, self.outputs), (back_inputs, back_outputs)]
 
 
-def onnx_model(problem: Problem) -> bytes:
-    """Write a model of one LSTM node; ONNX orders gates i, o, f, g: blocks 0, 3, 1, 2 of ours; two biases."""
+def onnx_model(problem: Problem, quantised: bool = False) -> bytes:
+    """Write a model of one node a layer.
+
+    Parameters
+    ----------
+    problem : Problem
+    quantised : bool
+        The nodes are `DynamicQuantizeLSTM` of ONNX Runtime, with weights of 8 bits and one scale a matrix,
+        which is what its own `quantize_dynamic` makes of an LSTM and its fastest form.
+    """
     onnx = importlib.import_module("onnx")
     helper, numpy_helper, case = onnx.helper, importlib.import_module("onnx.numpy_helper"), problem.case
+    constants: dict[str, Array] = {}
+    nodes: list[Any] = []
+    L, D = case.layers, case.directions
 
-    def reordered(name: str) -> Array:
-        blocks = np.split(problem.weights[name], 4)
-        return np.concatenate([blocks[n] for n in (0, 3, 1, 2)])[None]
+    def pieces(name: str) -> list[str]:
+        """Return what the part of a state is called that belongs to each layer."""
+        return [name] if L == 1 else [f"{name}_{k}" for k in range(L)]
 
-    bias = reordered("bias_l0")
-    constants = {
-        "W": reordered("weight_ih_l0"),
-        "R": reordered("weight_hh_l0"),
-        "B": np.concatenate([bias, np.zeros_like(bias)], axis=1),
-    }
-    state = problem.h_0.shape
+    def matrix(name: str, weights: Array) -> list[str]:
+        """Add a matrix (D, 4H, inputs); return its name, and those of its scale and its zero."""
+        if not quantised:
+            constants[name] = weights
+            return [name]
+        scale = np.abs(weights).max(axis=(1, 2)) / 127
+        constants[name] = np.rint(weights / scale[:, None, None]).astype(np.int8).swapaxes(1, 2)
+        constants[f"{name}_scale"], constants[f"{name}_zero"] = scale, np.zeros(D, np.int8)
+        return [name, f"{name}_scale", f"{name}_zero"]
+
+    if L > 1:
+        nodes += [helper.make_node("Split", [name], pieces(name), axis=0) for name in ("h_0", "c_0")]
+    below = "x"
+    for k, (h_0, c_0, h_n, c_n) in enumerate(zip(*map(pieces, ("h_0", "c_0", "h_n", "c_n")), strict=True)):
+        y = "y" if k == L - 1 else f"y_{k}"
+        W, *scale_of_W = matrix(f"W_{k}", blocks(problem, "weight_ih", k, ONNX_GATES))
+        R, *scale_of_R = matrix(f"R_{k}", blocks(problem, "weight_hh", k, ONNX_GATES))
+        bias = blocks(problem, "bias", k, ONNX_GATES)
+        constants[f"B_{k}"] = np.concatenate([bias, np.zeros_like(bias)], axis=1)
+        inputs = [below, W, R, f"B_{k}", "lengths" if case.unequal else "", h_0, c_0]
+        if "weight_peephole_l0" in problem.weights:
+            constants["P"] = problem.weights["weight_peephole_l0"][[0, 2, 1]].reshape(1, -1)  # i, o, f
+            inputs.append("P")
+        further = {"hidden_size": case.H, "direction": "bidirectional" if D == 2 else "forward"}
+        if quantised:
+            inputs += ["", *scale_of_W, *scale_of_R]
+            further["domain"] = "com.microsoft"
+        operator = "DynamicQuantizeLSTM" if quantised else "LSTM"
+        nodes.append(helper.make_node(operator, inputs, [y, h_n, c_n], **further))
+        if k < L - 1:  # (T, D, B, H) to (T, B, D * H)
+            below, constants["merged"] = f"x_{k + 1}", np.array([case.T, case.B, D * case.H])
+            nodes.append(helper.make_node("Transpose", [y], [f"{y}_turned"], perm=[0, 2, 1, 3]))
+            nodes.append(helper.make_node("Reshape", [f"{y}_turned", "merged"], [below]))
+    if L > 1:
+        nodes += [helper.make_node("Concat", pieces(name), [name], axis=0) for name in ("h_n", "c_n")]
+    kind, state = onnx.TensorProto.FLOAT, problem.h_0.shape
     shapes: dict[str, tuple[int, ...]] = {"x": (case.T, case.B, case.I), "h_0": state, "c_0": state}
-    inputs = [
-        helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape) for name, shape in shapes.items()
-    ]
+    inputs = [helper.make_tensor_value_info(name, kind, shape) for name, shape in shapes.items()]
     if case.unequal:
         inputs.append(helper.make_tensor_value_info("lengths", onnx.TensorProto.INT32, [case.B]))
-    shapes = {"y": (case.T, 1, case.B, case.H), "h_n": state, "c_n": state}
-    outputs = [
-        helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape) for name, shape in shapes.items()
-    ]
-    node_inputs = ["x", "W", "R", "B", "lengths" if case.unequal else "", "h_0", "c_0"]
-    if "weight_peephole_l0" in problem.weights:
-        constants["P"] = problem.weights["weight_peephole_l0"][[0, 2, 1]].reshape(1, -1)  # i, o, f
-        node_inputs.append("P")
-    node = helper.make_node("LSTM", node_inputs, list(shapes), hidden_size=case.H)
+    shapes = {"y": (case.T, D, case.B, case.H), "h_n": state, "c_n": state}
+    outputs = [helper.make_tensor_value_info(name, kind, shape) for name, shape in shapes.items()]
     initializers = [
         numpy_helper.from_array(np.ascontiguousarray(value), name) for name, value in constants.items()
     ]
-    graph = helper.make_graph([node], "lstm", inputs, outputs, initializers)
+    graph = helper.make_graph(nodes, "lstm", inputs, outputs, initializers)
     # Old enough for every version of the runtimes that is in use.
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 14)], ir_version=8)
+    opsets = [helper.make_opsetid("", 14)]
+    opsets += [helper.make_opsetid("com.microsoft", 1)] if quantised else []
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=8)
     return bytes(model.SerializeToString())
+
+
+def blocks(problem: Problem, name: str, k: int, order: str) -> Array:
+    """Return an array of layer k, (directions, 4H, ...), with the gates i, f, g, o in another order."""
+    directions = ("", "_reverse")[: problem.case.directions]
+    gates = [np.split(problem.weights[f"{name}_l{k}{direction}"], 4) for direction in directions]
+    return np.stack([np.concatenate([each["ifgo".index(gate)] for gate in order]) for each in gates])
 
 
 class Jax(Contestant):

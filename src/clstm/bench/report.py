@@ -15,7 +15,7 @@ import numpy as np
 import clstm
 
 from . import limits, numpy_classes
-from .cases import Case
+from .cases import FLOOR, Case
 from .contestants import Contestant
 from .measure import OWN
 
@@ -26,7 +26,8 @@ LEGEND = (
     "peers as a multiple of clstm's.\n"
     "limit: the least time that the machine's limits allow, as a share of clstm's, "
     "and the limit that binds.\n"
-    "Each goal stands behind what was reached."
+    'Each goal stands behind what was reached; "by share": the ratio would take more than 90 % of the limit, '
+    "and its share is judged instead."
 )
 
 
@@ -98,7 +99,16 @@ class Table:
             "limit",
         ]
         own = 21 if any(case.microseconds_goal for case in group_cases) else 8
-        best_peer = 49 if any(case.torch_goal or case.class_goal for case in group_cases) else 32
+        # A ratio with a name, and the goals behind it.
+        best_peer = max([26, *(len("0.00x ") + len(name) for name in self.peers)])
+        for text, goals in (
+            (" (0.97x: yes)", [case.peer_goal for case in group_cases]),
+            (", by share", [case.share_goal and (case.peer_goal or 0) > FLOOR for case in group_cases]),
+            (" (torch 40x: yes)", [case.torch_goal for case in group_cases]),
+            (" (plain_class 12x: yes)", [case.class_goal for case in group_cases]),
+            (", by share", [case.share_goal and case.class_goal for case in group_cases]),
+        ):
+            best_peer += len(text) if any(goals) else 0
         best_peer = max(
             [best_peer, *(36 * (1 + bool(case.frozen_goal)) for case in group_cases if case.module)]
         )
@@ -162,7 +172,8 @@ def verdict(goal: Mapping[str, Any]) -> str:
     """Return a goal and whether it is met: "(1.8x: yes)"."""
     answer = {True: "yes", False: "no", None: "no peer"}[goal["met"]]
     name = f"{goal['what']} " if goal["what"] in ("torch", numpy_classes.Original.name) else ""
-    return f"({name}{_with_unit(goal, goal['goal'])}: {answer})"
+    instead = ", by share" if goal["by_share"] else ""
+    return f"({name}{_with_unit(goal, goal['goal'])}{instead}: {answer})"
 
 
 def _with_unit(goal: Mapping[str, Any], value: float) -> str:
@@ -203,7 +214,9 @@ def summary(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     if every:
         left = len(every) - len(judged)
         unjudged = f"; {left} could not be judged: nothing to compare with" if left else ""
-        lines.append(f"goals met: {len(judged) - len(missed)} of {len(judged)}{unjudged}")
+        shares = sum(goal["by_share"] for _, goal in judged)
+        by_share = f", {shares} of them judged by the share of the limit" if shares else ""
+        lines.append(f"goals met: {len(judged) - len(missed)} of {len(judged)}{by_share}{unjudged}")
     for name, goal in missed:
         reached, wanted = (_with_unit(goal, goal[key]) for key in ("reached", "goal"))
         lines.append(f"missed, {name}, {goal['what']}: {reached}, the goal is {wanted}")
