@@ -113,6 +113,7 @@ cdef extern from "team.h" nogil:
     bint stopped "clstm_stopped"(Team *team)
     void run_team "clstm_run"(int wanted, work_function work, void *job, size_t size, Team *team)
     double now "clstm_now"()
+    bint solo "clstm_solo"()
     int patient "clstm_patient"
     bint clstm_gives_up(int size, double elapsed, double waited, double last, double credit)
 
@@ -242,6 +243,7 @@ include "_products.pxi"
 include "_schedule.pxi"
 include "_walk.pxi"
 include "_options.pxi"
+include "_strips.pxi"
 include "_plain_product.pxi"
 
 
@@ -414,12 +416,11 @@ cdef int read_gradients(Backward *job, object dcell, const floating *like) excep
     return 0
 
 
-include "_strips.pxi"
-
+# --------------------------------------------------------------------------------------------- several passes
 
 def forward_all(tuple passes not None, bint stacked):
     """Run passes at once, or one after the other; see `clstm.reference.forward_all`."""
-    if passes[0][0].W_x.itemsize == sizeof(float):
+    if passes[0][0].bias.itemsize == sizeof(float):
         run_forward_all(passes, stacked, <float *> NULL)
     else:
         run_forward_all(passes, stacked, <double *> NULL)
@@ -427,10 +428,68 @@ def forward_all(tuple passes not None, bint stacked):
 
 def backward_all(tuple passes not None, bint stacked):
     """Walk passes back at once, or one after the other; see `clstm.reference.backward_all`."""
-    if passes[0][0].W_x.itemsize == sizeof(float):
+    if passes[0][0].bias.itemsize == sizeof(float):
         run_backward_all(passes, stacked, <float *> NULL)
     else:
         run_backward_all(passes, stacked, <double *> NULL)
+
+
+cdef int run_forward_all(tuple passes, bint stacked, const floating *like) except -1:
+    """Run passes, each with the arguments of `forward`; stacked: x of each is y of the one before."""
+    cdef Py_ssize_t count = len(passes), k
+    cdef Forward *jobs = <Forward *> take_jobs(count, sizeof(Forward))
+    cdef const floating[:, :, ::contiguous] x
+    cdef double work = 0
+    cdef int threads = 1
+    try:
+        for k in range(count):
+            cell, x, state, schedule, tape, final = passes[k]
+            if x.shape[1] == 0:
+                return 0
+            read_forward(&jobs[k], cell, x, state, schedule, tape, final)
+            work += work_of(&jobs[k].cell, total_steps(&jobs[k].extent))
+        if count > 1:
+            threads = threads_for_strips(&jobs[0].extent, &jobs[0].cell, count, stacked, work)
+        if threads > 1:
+            run_strips(jobs, False, count, stacked, threads, work, like)
+        else:
+            for k in range(count):
+                run_forward(&jobs[k], like)
+    finally:
+        clstm_free(jobs)
+    return 0
+
+
+cdef int run_backward_all(tuple passes, bint stacked, const floating *like) except -1:
+    """Run passes, each with the arguments of `backward`; stacked: dy of each is dx of the one before."""
+    cdef Py_ssize_t count = len(passes), k
+    cdef Backward *jobs = <Backward *> take_jobs(count, sizeof(Backward))
+    cdef double work = 0
+    cdef int threads = 1
+    try:
+        for k in range(count):
+            cell, x, state, schedule, tape, dy, dfinal, dx, dcell, dstate = passes[k]
+            read_backward[floating](&jobs[k], cell, x, state, schedule, tape, dy, dfinal, dx, dcell, dstate)
+            work += 2 * work_of(&jobs[k].cell, total_steps(&jobs[k].extent))
+        if count > 1:
+            threads = threads_for_strips(&jobs[0].extent, &jobs[0].cell, count, stacked, work)
+        if threads > 1:
+            run_strips(jobs, True, count, stacked, threads, work, like)
+        else:
+            for k in range(count):
+                run_backward(&jobs[k], like)
+    finally:
+        clstm_free(jobs)
+    return 0
+
+
+cdef void *take_jobs(Py_ssize_t count, size_t size) except NULL:
+    """Return room for jobs, full of 0."""
+    cdef void *jobs = clstm_alloc(count * size)
+    if jobs == NULL:
+        raise MemoryError("not enough memory for the passes of a layer")
+    memset(jobs, 0, count * size)
+    return jobs
 
 
 include "_stream.pxi"

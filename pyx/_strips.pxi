@@ -15,64 +15,6 @@ cdef struct Strips:
     bint back
 
 
-cdef int run_forward_all(tuple passes, bint stacked, const floating *like) except -1:
-    """Run passes, each with the arguments of `forward`; stacked: x of each is y of the one before."""
-    cdef Py_ssize_t count = len(passes), k
-    cdef Forward *jobs = <Forward *> take_jobs(count, sizeof(Forward))
-    cdef const floating[:, :, ::contiguous] x
-    cdef double work = 0
-    cdef int threads = 1
-    try:
-        for k in range(count):
-            cell, x, state, schedule, tape, final = passes[k]
-            if x.shape[1] == 0:
-                return 0
-            read_forward(&jobs[k], cell, x, state, schedule, tape, final)
-            work += work_of(&jobs[k].cell, total_steps(&jobs[k].extent))
-        if count > 1:
-            threads = threads_for_strips(&jobs[0].extent, &jobs[0].cell, count, stacked, work)
-        if threads > 1:
-            run_strips(jobs, False, count, stacked, threads, work, like)
-        else:
-            for k in range(count):
-                run_forward(&jobs[k], like)
-    finally:
-        clstm_free(jobs)
-    return 0
-
-
-cdef int run_backward_all(tuple passes, bint stacked, const floating *like) except -1:
-    """Run passes, each with the arguments of `backward`; stacked: dy of each is dx of the one before."""
-    cdef Py_ssize_t count = len(passes), k
-    cdef Backward *jobs = <Backward *> take_jobs(count, sizeof(Backward))
-    cdef double work = 0
-    cdef int threads = 1
-    try:
-        for k in range(count):
-            cell, x, state, schedule, tape, dy, dfinal, dx, dcell, dstate = passes[k]
-            read_backward[floating](&jobs[k], cell, x, state, schedule, tape, dy, dfinal, dx, dcell, dstate)
-            work += 2 * work_of(&jobs[k].cell, total_steps(&jobs[k].extent))
-        if count > 1:
-            threads = threads_for_strips(&jobs[0].extent, &jobs[0].cell, count, stacked, work)
-        if threads > 1:
-            run_strips(jobs, True, count, stacked, threads, work, like)
-        else:
-            for k in range(count):
-                run_backward(&jobs[k], like)
-    finally:
-        clstm_free(jobs)
-    return 0
-
-
-cdef void *take_jobs(Py_ssize_t count, size_t size) except NULL:
-    """Return room for jobs, full of 0."""
-    cdef void *jobs = clstm_alloc(count * size)
-    if jobs == NULL:
-        raise MemoryError("not enough memory for the passes of a layer")
-    memset(jobs, 0, count * size)
-    return jobs
-
-
 cdef int threads_for_strips(const Extent *extent, const Cell *cell, Py_ssize_t count, bint stacked,
                             double work) noexcept:
     """Return how many threads pay for passes at once; 1 if the passes had better follow each other.
@@ -83,9 +25,8 @@ cdef int threads_for_strips(const Extent *extent, const Cell *cell, Py_ssize_t c
     cdef int threads = <int> min(max_threads, count)
     cdef bint by_units
     cdef Schedule sizes = sizes_of(extent)
-    if work < TEAM_WORK or threads_for(&sizes, cell, max_threads, &by_units) > (1 if stacked else threads):
-        return 1
-    return threads
+    cdef int alone = threads_for(&sizes, cell, max_threads, &by_units)
+    return 1 if work < TEAM_WORK or solo() or alone > (1 if stacked else threads) else threads
 
 
 cdef int run_strips(void *jobs, bint back, Py_ssize_t count, bint stacked, int threads, double work,

@@ -65,6 +65,8 @@ enum {
      * they cost a few per cent at most. */
     CLSTM_SOLO_FACTOR = 16
 };
+/* Seconds within which a worker that looks for work must have done so to be waited for. */
+static const double clstm_moment = 1e-5;
 /* Seconds that a worker yields before it sleeps: backward follows forward. */
 static const double clstm_linger = 2e-4;
 
@@ -200,18 +202,25 @@ static struct {
     pthread_mutex_t taken; /* held by the call that has the pool */
     pthread_mutex_t lock;  /* guards what follows */
     pthread_cond_t posted;
-    int workers;                  /* threads that exist, numbered from 1 */
-    int awake[CLSTM_MAX_THREADS]; /* whether they look for work */
+    int workers;                            /* threads that exist, numbered from 1 */
+    int awake[CLSTM_MAX_THREADS];           /* whether they look for work without being called */
+    _Atomic double seen[CLSTM_MAX_THREADS]; /* when they last did */
     atomic_int posted_to[CLSTM_MAX_THREADS];
     clstm_call *call;
     /* Of the call that has the pool. */
-    int begun;         /* whether there was one before */
-    double credit;     /* what sharing has saved lately */
-    double solo_until; /* calls stay alone */
-    int failures;      /* times sharing was given up since it last paid */
+    int begun;                 /* whether there was one before */
+    double credit;             /* what sharing has saved lately */
+    _Atomic double solo_until; /* calls stay alone */
+    int failures;              /* times sharing was given up since it last paid */
 } clstm_pool = {.taken = PTHREAD_MUTEX_INITIALIZER,
                 .lock = PTHREAD_MUTEX_INITIALIZER,
                 .posted = PTHREAD_COND_INITIALIZER};
+
+/* Whether a call that begins now stays alone. */
+static inline int clstm_solo(void)
+{
+    return !clstm_patient && clstm_now() < clstm_pool.solo_until;
+}
 
 static void clstm_leave(clstm_call *call)
 {
@@ -227,7 +236,7 @@ static void clstm_join(clstm_call *call)
     for (int spins = 0; number >= atomic_load_explicit(&team->size, memory_order_acquire); spins++) {
         if (atomic_load(&team->closed))
             return;
-        clstm_rest(spins);
+        clstm_rest(CLSTM_SPINS / 2 + spins); /* it may have the processor of thread 0 */
     }
     call->work(call->job, number);
     atomic_fetch_add(&team->finished, 1);
@@ -249,8 +258,11 @@ static void *clstm_worker(void *number)
         pthread_mutex_lock(&clstm_pool.lock);
         clstm_pool.awake[thread] = 1;
         pthread_mutex_unlock(&clstm_pool.lock);
-        for (double until = clstm_now() + clstm_linger; !clstm_pool.posted_to[thread] && clstm_now() < until;)
+        for (double now = clstm_now(), until = now + clstm_linger;
+             !clstm_pool.posted_to[thread] && now < until; now = clstm_now()) {
+            atomic_store_explicit(&clstm_pool.seen[thread], now, memory_order_relaxed);
             sched_yield();
+        }
         pthread_mutex_lock(&clstm_pool.lock);
         clstm_pool.awake[thread] = 0;
     }
@@ -298,13 +310,16 @@ static void clstm_post(clstm_call *call, int threads)
 {
     clstm_team *team = call->team;
     pthread_mutex_lock(&clstm_pool.lock);
-    int expected = 1;
+    int expected = 1, awake = 1;
+    double now = clstm_now();
     clstm_pool.call = call;
     for (int thread = 1; thread < threads; thread++) {
-        expected += clstm_pool.awake[thread];
+        double seen = atomic_load_explicit(&clstm_pool.seen[thread], memory_order_relaxed);
+        awake += clstm_pool.awake[thread];
+        expected += clstm_pool.awake[thread] && now - seen < clstm_moment;
         clstm_pool.posted_to[thread] = 1;
     }
-    if (expected < threads)
+    if (awake < threads)
         pthread_cond_broadcast(&clstm_pool.posted);
     pthread_mutex_unlock(&clstm_pool.lock);
     if (clstm_patient)
@@ -332,23 +347,20 @@ static void clstm_close(clstm_call *call, int threads)
         clstm_rest(spins);
 }
 
-/* What a call that is over tells about the next ones. */
-static void clstm_settle(clstm_team *team)
+/* What a call that is over tells about the next ones; `calling`: what it took to call the workers. */
+static void clstm_settle(const clstm_team *team, double calling)
 {
-    double now = clstm_now();
-    double credit = team->credit;
-    if (team->members > 1)
-        credit += clstm_saved(team->members, now - team->formed, team->waited);
-    if (team->alone) {
-        double lost =
-            clstm_pool.credit - credit > clstm_long_wait ? clstm_pool.credit - credit : clstm_long_wait;
+    double now = clstm_now(), before = clstm_pool.credit;
+    double saved = team->members > 1 ? clstm_saved(team->members, now - team->formed, team->waited) : 0;
+    double credit = before + saved - calling;
+    if (team->alone || credit < 0) {
+        double lost = before - credit > clstm_long_wait ? before - credit : clstm_long_wait;
         clstm_pool.solo_until = now + CLSTM_SOLO_FACTOR * lost * (double)(1 << clstm_pool.failures);
+        clstm_pool.failures += clstm_pool.failures < 4;
         clstm_pool.credit = 0;
-        if (clstm_pool.failures < 4)
-            clstm_pool.failures++;
         return;
     }
-    if (credit > clstm_pool.credit)
+    if (credit > before)
         clstm_pool.failures = 0;
     clstm_pool.credit = credit < clstm_credit_most ? credit : clstm_credit_most;
 }
@@ -366,8 +378,7 @@ static void clstm_run(int wanted, clstm_work work, void *job, size_t size, clstm
     if (wanted > CLSTM_MAX_THREADS)
         wanted = CLSTM_MAX_THREADS;
     if (wanted > 1 && pthread_mutex_trylock(&clstm_pool.taken) == 0) {
-        if (clstm_now() >= clstm_pool.solo_until &&
-            !posix_memalign((void **)&call, 64, sizeof(clstm_call) + size))
+        if (!clstm_solo() && !posix_memalign((void **)&call, 64, sizeof(clstm_call) + size))
             threads = clstm_hire(wanted);
         if (threads == 1)
             pthread_mutex_unlock(&clstm_pool.taken);
@@ -387,10 +398,12 @@ static void clstm_run(int wanted, clstm_work work, void *job, size_t size, clstm
     call->work = work;
     memcpy(call->job, job, size);
     call->team = (clstm_team *)(call->job + ((char *)team - (char *)job));
+    double calling = clstm_now();
     clstm_post(call, threads);
+    calling = clstm_now() - calling;
     work(call->job, 0);
     clstm_close(call, threads);
-    clstm_settle(call->team);
+    clstm_settle(call->team, calling);
     memcpy(job, call->job, size);
     pthread_mutex_unlock(&clstm_pool.taken);
     clstm_leave(call);
@@ -454,6 +467,11 @@ static inline ptrdiff_t clstm_take(clstm_team *team)
 static inline void clstm_restart(clstm_team *team)
 {
     team->taken = 0;
+}
+
+static inline int clstm_solo(void)
+{
+    return 1;
 }
 
 static void clstm_run(int wanted, clstm_work work, void *job, size_t size, clstm_team *team)
