@@ -24,6 +24,8 @@ from libc.string cimport memcpy, memset
 
 from threading import get_ident, main_thread
 
+import numpy
+
 cdef extern from "simd.h" nogil:
     # Vectors are declared as numbers, so that formulas can be written; C then works on all lanes at once.
     ctypedef float vec_f32 "clstm_vec_f32"
@@ -128,7 +130,28 @@ cdef extern from "strips.h" nogil:
     Py_ssize_t next_chunk "clstm_next"(Order *order, int thread, Py_ssize_t last)
     void finish_chunk "clstm_finish"(Order *order, Py_ssize_t strip, Py_ssize_t next)
 
+cdef extern from "arrays.h":
+    ctypedef struct Descr "clstm_descr":
+        int type_num
+    ctypedef struct Array "clstm_array":
+        char *data
+        int nd
+        Py_ssize_t *dimensions
+        Py_ssize_t *strides
+        Descr *descr
+        int flags
+    enum:
+        BOOL "CLSTM_BOOL"
+        FLOAT "CLSTM_FLOAT"
+        DOUBLE "CLSTM_DOUBLE"
+        LIES_PLAIN "CLSTM_LIES_PLAIN"
+        WRITEABLE "CLSTM_WRITEABLE"
+    const Array *array_of "clstm_array_of"(PyObject *object, const void *array_class, int type_num,
+                                           int flags) noexcept
+
 cdef extern from "Python.h":
+    ctypedef struct PyObject:
+        pass
     int PyErr_CheckSignals() noexcept
     int PyObject_GetBuffer(object exporter, Py_buffer *view, int flags) noexcept
     int PyBuffer_FillInfo(Py_buffer *view, object exporter, void *start, Py_ssize_t size, bint readonly,
@@ -236,6 +259,31 @@ cdef inline void accumulate_columns(Py_ssize_t rows, const floating *a, Py_ssize
 
 cdef inline Py_ssize_t lanes(const floating *like) noexcept nogil:
     return LANES_F32 if floating is float else LANES_F64
+
+
+# ------------------------------------------------------------------------------------------- NumPy's arrays
+
+cdef object empty = numpy.empty
+cdef int intp_num = numpy.dtype(numpy.intp).num
+# The class of arrays whose fields `Array` has; none if it has others, so that no argument is read this way.
+cdef void *array_class = <void *> numpy.ndarray if lies_as_declared(numpy.zeros((2, 3, 5))[:, 1]) else NULL
+
+
+cdef bint lies_as_declared(object array) except? False:
+    """Whether an array of two axes of doubles says the same of itself as is found in its memory."""
+    cdef const Array *found = <const Array *> <void *> array
+    cdef size_t start = array.__array_interface__["data"][0]
+    return (
+        array.__class__.__basicsize__ >= sizeof(Array)
+        and <size_t> found.data == start
+        and found.nd == 2
+        and (found.dimensions[0], found.dimensions[1]) == array.shape
+        and (found.strides[0], found.strides[1]) == array.strides
+        and found.flags == array.flags.num
+        and <void *> found.descr == <void *> array.dtype
+        and found.descr.type_num == DOUBLE
+        and array.dtype.num == DOUBLE
+    )
 
 
 include "_cells.pxi"

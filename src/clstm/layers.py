@@ -50,10 +50,11 @@ class SequenceLayer(Parameters, Generic[StateT]):
     """Base of the layers that map sequences to sequences."""
 
     _derived = Parameters._derived | {  # noqa: SLF001
-        *("_cells", "_draws", "_functions", "_sizes", "_identity", "_tapes", "_last_tape"),
+        *("_cells", "_draws", "_functions", "_try_run", "_sizes", "_identity", "_tapes", "_last_tape"),
     }
     kind: ClassVar[Kind]
     _cells: tuple[Cell, ...]
+    _try_run: Callable[[Any, Any, bool, bool], Any]
     _trace: ClassVar[Callable[..., Any]]  # makes a trace of gates and states by their letters
 
     input_size = Argument(_at_least_1)
@@ -131,6 +132,10 @@ class SequenceLayer(Parameters, Generic[StateT]):
         )
         options = self._options()
         self._cells = tuple(cell._replace(options=options) for cell in self._cells)
+        # What runs short calls; cells with options and other directions have nothing that is prepared.
+        self._try_run = _decline
+        if options is None and not any(self._sizes.directions):
+            self._try_run = self.functions.Stream(self._cells, 1, "f", False).try_run
         zoneout = () if options is None else options.zoneout
         self._draws = any((self.dropout, self.input_dropout, self.recurrent_dropout, *zoneout))
 
@@ -332,6 +337,11 @@ class SequenceLayer(Parameters, Generic[StateT]):
         ValueError, TypeError
             An argument has the wrong shape, range or type; the message names it.
         """
+        if lengths is None and resets is None:
+            self.look()
+            found: tuple[Array, StateT] | None = self._try_run(x, state, True, self._sizes.batch_first)
+            if found is not None:
+                return found
         steps, first, schedule, batched = self._arguments_of_call(x, state, lengths, resets)
         y, final, _ = self._run(steps, first, schedule)
         return _layouts.as_given(y, self._sizes.batch_first, batched), _layouts.state_as_given(final, batched)
@@ -561,6 +571,10 @@ class SequenceLayer(Parameters, Generic[StateT]):
         ValueError, TypeError
             The layer is bidirectional or reverse, or an argument has the wrong shape or type.
         """
+        self.look()
+        found: tuple[Array, StateT] | None = self._try_run(x_t, state, False, False)
+        if found is not None:
+            return found
         self._refuse_two_directions("step")
         x, batched = _layouts.one_step("x_t", x_t, self._sizes.I, self._sizes.dtype)
         before = self._state("state", "{}", state, len(x), batched)
@@ -628,6 +642,11 @@ class SequenceLayer(Parameters, Generic[StateT]):
         if "c" in self.kind.states:
             parts["c"] = np.stack([tape.c for tape in tapes if tape.c is not None])
         return self._trace(**{name: part if batched else part[:, :, 0] for name, part in parts.items()})
+
+
+def _decline(x: Any, state: Any, timed: bool, batch_first: bool) -> Any:  # noqa: ARG001
+    """Run nothing, where nothing is prepared."""
+    return None
 
 
 def _trace_tape(cell: Cell, y: Array, empty: Empty, masks: Masks) -> CellTape:

@@ -738,8 +738,8 @@ class Stream:
     cells : sequence of clstm.cells.Cell
         One a layer.
     rows : int
-    axes : {"f", "bf", "f1"}
-        What arguments look like: (features,), (rows, features), or columns (features, 1).
+    axes : {"f", "bf"}
+        What arguments look like: (features,) or (rows, features).
     packed : bool
         Take snapshots of the weights, see `pack`; else they are read where they lie.
     """
@@ -770,40 +770,62 @@ class Stream:
 
     def _fits(self, array: Any, features: int) -> bool:
         """Tell whether an argument can be taken as it is."""
-        shape = {"f": (features,), "bf": (self._rows, features), "f1": (features, 1)}[self._axes]
-        fits = isinstance(array, np.ndarray) and array.shape == shape
+        shape = (features,) if self._axes == "f" else (self._rows, features)
         return (
-            fits
+            isinstance(array, np.ndarray)
+            and array.shape == shape
             and array.dtype == self._given[0].W_x.dtype
             and array.flags.c_contiguous
             and array.flags.aligned
         )
 
-    def try_step(self, x: Any, out: Any) -> bool:
+    def try_step(self, x: Any, out: Any) -> Any:
         """Step all layers from x (rows, I) to out (rows, R), on the axes of this stream.
 
-        Returns False, with nothing changed, if either is no contiguous array of that shape and of the
-        stream's dtype.
+        `out` may be None for a new array. Returns the array; None, with nothing changed, if either is no
+        contiguous array of that shape and of the stream's dtype.
         """
+        if out is None:
+            R = self._sizes[1]
+            out = np.empty(R if self._axes == "f" else (self._rows, R), self._given[0].W_x.dtype)
         if not (self._fits(x, self._sizes[0]) and self._fits(out, self._sizes[1]) and out.flags.writeable):
-            return False
+            return None
         below = np.asarray(x).reshape(-1, self._sizes[0])
         for cell, state in zip(self._cells, self._states, strict=True):
             step(cell, below, state, state)
             below = state[0]
         out[...] = below.reshape(out.shape)
+        return out
+
+    def try_reset(self, rows: Any) -> bool:
+        """Set the state of some rows to 0, None for all; of others than in an array of intp only the kernels.
+
+        Returns False, with nothing changed, for anything else.
+        """
+        if rows is not None and not (isinstance(rows, np.ndarray) and rows.dtype == np.intp):
+            return False
+        for part in (part for state in self._states for part in state):
+            part[slice(None) if rows is None else rows] = 0
         return True
 
-    def try_step_from(self, x: Any, h_prev: Any, c_prev: Any, h: Any, c: Any) -> bool:
-        """Step one LSTM layer of one row from a given state to h and c; the rest as for `try_step`."""
-        others = all(self._fits(array, self._sizes[1]) for array in (h_prev, c_prev, h, c))
-        if not (others and self._fits(x, self._sizes[0]) and h.flags.writeable and c.flags.writeable):
-            return False
-        row = np.zeros(1, np.intp)
-        self.put_states(0, row, (h_prev.reshape(1, -1), c_prev.reshape(1, -1)))
-        self.try_step(x, h)
-        self.get_states(0, row, (h.reshape(1, -1), c.reshape(1, -1)))
-        return True
+    # The short ways of the kernels.  There is none here: whatever comes goes the way of `forward`.
+
+    def try_run(self, x: Any, state: Any, timed: bool, batch_first: bool) -> None:
+        """Run a short call from a given state, or return None."""
+
+    def try_addresses(
+        self,
+        shape: tuple[int, ...],
+        timed: bool,
+        batch_first: bool,
+        x: int,
+        h_0: int,
+        c_0: int,
+    ) -> None:
+        """Run it where its arguments lie, or return None."""
+
+    def try_columns(self, x: Any, h_prev: Any, c_prev: Any) -> None:
+        """Step columns (n, 1) from a given state, or return None."""
 
 
 LSTM: Any  # clstm.LSTM on these functions; lstm.py, which stands above this file, puts it here

@@ -78,7 +78,7 @@ class Stream:
         functions = layer.functions if layer.backend == self._backend else backend(self._backend, self._dtype)
         self._snapshot = tuple(cell.astype(self._dtype) for cell in cells)
         self._engine = functions.Stream(self._snapshot, self._rows, "bf" if self._batched else "f", True)
-        self._try_step = self._engine.try_step
+        self._try_step, self._try_reset = self._engine.try_step, self._engine.try_reset
         self._out_shape = (self._rows, self._output_size) if self._batched else (self._output_size,)
 
     def _parts_of(self, state: Any) -> State:
@@ -109,22 +109,23 @@ class Stream:
         RuntimeError
             Another thread is in the middle of a step of this stream.
         """
-        result = np.empty(self._out_shape, self._dtype) if out is None else out
-        if not self._try_step(x_t, result):
-            self._checked_step(x_t, result)
-        return result
+        result: Array | None = self._try_step(x_t, out)
+        return self._checked_step(x_t, out) if result is None else result
 
-    def _checked_step(self, x_t: ArrayLike, out: Array) -> None:
+    def _checked_step(self, x_t: ArrayLike, out: Array | None) -> Array:
         """Say what is wrong with the arguments, or convert x_t."""
         x = _check.array("x_t", x_t, self._dtype)
         _check.shape("x_t", x, (*self._out_shape[:-1], self._input_size))
+        if out is None:
+            out = np.empty(self._out_shape, self._dtype)
         if not isinstance(out, np.ndarray) or out.dtype != self._dtype:
             raise TypeError(f"out: expected an array of dtype {self._dtype}, got {_check.describe(out)}")
         _check.shape("out", out, self._out_shape)
         if not (out.flags.c_contiguous and out.flags.aligned and out.flags.writeable):
             raise ValueError("out: expected a contiguous, writable array, got one that is not")
-        if not self._try_step(np.ascontiguousarray(x), out):
+        if self._try_step(np.ascontiguousarray(x), out) is None:
             raise RuntimeError("stream: expected one thread at a time, got a step during another one")
+        return out
 
     @property
     def state(self) -> Any:
@@ -199,21 +200,19 @@ class Stream:
         IndexError
             There is no such row.
         """
-        chosen = np.arange(self._rows)
-        if rows is not None:
-            wanted = np.asarray(rows)
-            try:
-                if wanted.ndim > 1 or (wanted.ndim == 0 and wanted.dtype == bool):
-                    raise IndexError
-                index = wanted if wanted.size else wanted.astype(np.intp)
-                chosen = np.atleast_1d(chosen[index])
-            except IndexError:
-                raise IndexError(
-                    f"rows: expected indices or a mask of {self._rows} rows, got {_check.describe(rows)}"
-                ) from None
-        zeros = tuple(np.zeros((len(chosen), n), self._dtype) for n in self._snapshot[0].state_sizes)
-        for k in range(len(self._snapshot)):
-            self._engine.put_states(k, chosen, zeros)
+        if self._try_reset(rows):
+            return
+        wanted = np.asarray(rows)
+        try:
+            if wanted.ndim > 1 or (wanted.ndim == 0 and wanted.dtype == bool):
+                raise IndexError
+            index = wanted if wanted.size else wanted.astype(np.intp)
+            chosen = np.atleast_1d(np.arange(self._rows)[index])
+        except IndexError:
+            raise IndexError(
+                f"rows: expected indices or a mask of {self._rows} rows, got {_check.describe(rows)}"
+            ) from None
+        self._try_reset(chosen)
 
     def _put(self, parts: State) -> None:
         rows = np.arange(self._rows)
@@ -233,7 +232,8 @@ class Stream:
 
     def __getstate__(self) -> dict[str, Any]:
         """Everything but what the kernels hold, of which the state is kept."""
-        kept = {name: value for name, value in vars(self).items() if name not in ("_engine", "_try_step")}
+        held = ("_engine", "_try_step", "_try_reset")
+        kept = {name: value for name, value in vars(self).items() if name not in held}
         return kept | {"state": self._state()}
 
     def __setstate__(self, kept: dict[str, Any]) -> None:

@@ -75,7 +75,8 @@ class LSTM(Twin):
         ValueError, TypeError
             An argument has the wrong shape or type.
         """
-        return self._step(x, h_prev, C_prev)
+        found = self._try_step(x, h_prev, C_prev)
+        return self._step(x, h_prev, C_prev) if found is None else found
 
     def forward_sequence(self, X: ArrayLike) -> Array:
         """Run a whole sequence from a zero state, and keep what `gradients` and `backward` need.

@@ -144,10 +144,6 @@ class LSTM(nn.LSTM):
         weights: Weights | Frozen | None = None
         if type(input) in _READ and _nobody_watches():  # a weight is not to be touched if somebody does
             weights = self._weights() if self._frozen is None else self._frozen
-            if weights is self._frozen and lengths is None and resets is None:
-                found = self._step_frozen(input, hx)
-                if found is not None:
-                    return found
         if weights is not None and type(input) in _PLAIN and self._fits(input, hx, weights):
             extent = FULL
             if self.batch_first or input.dim() == 2 or lengths is not None or resets is not None:
@@ -184,22 +180,6 @@ class LSTM(nn.LSTM):
         elif _need_gradients((x, h_0, c_0, *weights.tensors)):
             return Pass.apply(weights, extent, masks, x, h_0, c_0, *weights.tensors)
         return _passes.run(weights, x, h_0, c_0, extent, masks)
-
-    def _step_frozen(self, x: Any, hx: Any) -> Any:
-        """Run one step of one row, prepared; None where it is none, or more is asked for."""
-        frozen = self._frozen
-        if (
-            frozen is None
-            or type(x) not in _PLAIN
-            or torch.is_grad_enabled()
-            or (self.training and self.dropout)
-        ):
-            return None
-        if hx is None:
-            return frozen.step(x)
-        if len(hx) != 2 or type(hx[0]) not in _PLAIN or type(hx[1]) not in _PLAIN:
-            return None
-        return frozen.step(x, *hx)
 
     def _forward_packed(self, weights: Weights | Frozen | None, packed: PackedSequence, hx: Any) -> Any:
         """Run a PackedSequence, whose rows are ordered by length."""

@@ -145,6 +145,8 @@ class Weights:
         The kernels' functions for this dtype.
     sizes : tuple of int
         R and H.
+    short : callable or None
+        What runs short calls at addresses, prepared.
     """
 
     def __init__(self, structure: Structure, names: Sequence[str], tensors: Sequence[Tensor]) -> None:
@@ -163,6 +165,7 @@ class Weights:
             self._cells.append(cells.Cell(cells.LSTM, W_x.T, W_h.T, bias, *more))
         self.functions = _dispatch.backend("auto", W_x.dtype)
         self.sizes = (W_h.shape[1], len(W_h) // 4)
+        self.short = _short_way(structure, self.functions, self._cells, False)
 
     def are(self, parameters: dict[str, Any]) -> bool:
         """Whether the parameters of a module are these, on the same memory."""
@@ -181,6 +184,37 @@ class Weights:
         if not self.structure.projection:
             return self._cells
         return [cell._replace(W_r=np.ascontiguousarray(cell.W_r)) for cell in self._cells]
+
+
+def _short_way(structure: Structure, functions: Any, layers: Sequence[cells.Cell], packed: bool) -> Any:
+    """Return what runs short calls, prepared; None where nothing is."""
+    if structure.directions > 1 or structure.projection:
+        return None
+    return functions.Stream(layers, 1, "f", packed).try_addresses
+
+
+def _run_short(
+    weights: Weights | Frozen, x: Tensor, h_0: Tensor | None, c_0: Tensor | None, extent: Extent
+) -> tuple[Tensor, Tensor, Tensor] | None:
+    """Run as `run` what is short and lies without gaps, at its addresses; None for anything else."""
+    short = weights.short
+    if short is None or extent.lengths is not None or extent.resets is not None:
+        return None
+    start, h_start, c_start = x.data_ptr(), 0, 0
+    if not (start and x.is_contiguous()):
+        return None
+    if h_0 is not None and c_0 is not None:
+        h_start, c_start = h_0.data_ptr(), c_0.data_ptr()
+        if not (h_start and c_start and h_0.is_contiguous() and c_0.is_contiguous()):
+            return None
+    weights.cells()  # the sums of biases
+    found = short(x.shape, extent.timed, extent.batch_first, start, h_start, c_start)
+    if found is None:
+        return None
+    y, h, c = found
+    if not extent.timed:
+        h, c = h[0], c[0]
+    return torch.from_numpy(y), torch.from_numpy(h), torch.from_numpy(c)
 
 
 def weights_of(structure: Structure, tensors: Sequence[Tensor]) -> Weights:
@@ -207,6 +241,10 @@ def run(
     What lies between layer k and the next is multiplied by ``masks[k]``.  `tape` takes what `run_back` needs:
     y, which is not the one that is returned, and for each direction gates and c, layer after layer.
     """
+    if tape is None and not masks:
+        found = _run_short(weights, x, h_0, c_0, extent)
+        if found is not None:
+            return found
     L, D, _, _ = weights.structure
     R, H = weights.sizes
     layers, forward = weights.cells(), weights.functions.forward
@@ -344,47 +382,14 @@ def extent_of_packed(batch_sizes: Tensor) -> Extent:
 
 
 class Frozen:
-    """Weights as they were, with their single steps of one row prepared; attributes as of `Weights`."""
+    """Weights as they were, packed for short calls; attributes as of `Weights`."""
 
     def __init__(self, weights: Weights) -> None:
         self.structure, self.dtype, self.sizes = weights.structure, weights.dtype, weights.sizes
         self.functions = weights.functions
         self._cells = [cell.astype(cell.W_x.dtype) for cell in weights.cells()]
-        self._streams = []
-        if self.structure.directions == 1 and not self.structure.projection:
-            self._streams = [self.functions.Stream((cell,), 1, "", True) for cell in self._cells]
+        self.short = _short_way(self.structure, self.functions, self._cells, True)
 
     def cells(self) -> list[cells.Cell]:
         """Return the cells as they were."""
         return self._cells
-
-    def step(
-        self, x: Tensor, h_0: Tensor | None = None, c_0: Tensor | None = None
-    ) -> tuple[Tensor, tuple[Tensor, Tensor]] | None:
-        """Run one step of one row, what a module returns; None for whatever else, which it need not look for.
-
-        NumPy refuses tensors that are not in memory as they look, and the kernels all but arrays without gaps
-        that hold the right numbers.
-        """
-        L, H = len(self._streams), self.sizes[1]
-        try:
-            below = x.numpy()
-            shape = (L, H) if below.ndim == 2 else (L, 1, H)
-            h_first = np.zeros(shape, below.dtype) if h_0 is None else h_0.numpy()
-            c_first = np.zeros(shape, below.dtype) if c_0 is None else c_0.numpy()
-        except (TypeError, RuntimeError):
-            return None
-        if not (L and below.ndim in (2, 3) and below.size == below.shape[-1]):
-            return None
-        if not h_first.shape == c_first.shape == shape:
-            return None
-        h, c = np.empty(shape, below.dtype), np.empty(shape, below.dtype)
-        if L == 1:  # without the time that views take
-            if not self._streams[0].try_step_from(below, h_first, c_first, h, c):
-                return None
-            return torch.from_numpy(h.copy()), (torch.from_numpy(h), torch.from_numpy(c))
-        for k, stream in enumerate(self._streams):
-            if not stream.try_step_from(below, h_first[k], c_first[k], h[k], c[k]):
-                return None  # another thread is in the middle of a step
-            below = h[k]
-        return torch.from_numpy(h[-1:].copy()), (torch.from_numpy(h), torch.from_numpy(c))
