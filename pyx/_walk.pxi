@@ -119,7 +119,7 @@ cdef void prepare_forward(Forward *job, const Py_ssize_t *lengths, Py_ssize_t B,
     cdef int n
     job.schedule = plan(lengths, B, reverse, resets, cell, workspace)
     if job.slice:
-        job.schedule.chunk_rows = job.slice
+        job.schedule.chunk_rows = min(job.schedule.chunk_rows, job.slice)
     job.between = resets != NULL or job.recurrent.start != NULL
     most = max(B, min(job.schedule.total, job.schedule.chunk_rows))
     job.panels_x, job.panels_h, job.bias_z = NULL, NULL, NULL

@@ -25,8 +25,10 @@ typedef void (*clstm_work)(void *job, int thread);
  * processor that a host takes away for some milliseconds is no reason, one that another program has is. */
 static const double clstm_credit_first = 5e-3;
 static const double clstm_credit_most = 20e-3;
-/* A wait that is worth a look at the account. */
+/* A wait that is worth a look at the account, and how much it counts for: where another program has half of a
+ * core, sharing would look as if it cost nothing. */
 static const double clstm_long_wait = 2e-4;
+static const double clstm_weight = 1.5;
 
 /* What `size` threads have saved in `elapsed` seconds of which number 0 waited `waited`: alone it would have
  * taken as long as all of them work. */
@@ -143,7 +145,7 @@ static inline void clstm_rest(int spins)
 /* Book a wait of thread 0 that ended `now`; returns whether sharing is to be given up. */
 static int clstm_book(clstm_team *team, int size, double waited, double now)
 {
-    team->waited += waited;
+    team->waited += waited > clstm_long_wait ? clstm_weight * waited : waited;
     return clstm_gives_up(size, now - team->formed, team->waited, waited, team->credit);
 }
 
@@ -360,9 +362,11 @@ static void clstm_settle(const clstm_team *team, double calling)
         clstm_pool.credit = 0;
         return;
     }
-    if (credit > before)
+    clstm_pool.credit = credit;
+    if (credit > clstm_credit_most) {
+        clstm_pool.credit = clstm_credit_most;
         clstm_pool.failures = 0;
-    clstm_pool.credit = credit < clstm_credit_most ? credit : clstm_credit_most;
+    }
 }
 
 /* Call work(job, thread) in up to `wanted` threads, the caller among them as number 0; returns when all

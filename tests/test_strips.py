@@ -105,6 +105,29 @@ def test_dropout_between_layers_has_the_same_bits_on_any_number_of_threads():
             assert_same_bits(got, expected)
 
 
+@pytest.mark.parametrize(
+    "structure", [{"bidirectional": True}, {"num_layers": 3}, {"num_layers": 2, "dropout": 0.3}], ids=str
+)
+def test_modules_of_pytorch_have_the_same_bits_in_passes_at_once(structure):
+    torch = pytest.importorskip("torch")
+    from clstm.torch import convert  # needs torch
+
+    def run(n):
+        torch.manual_seed(0)
+        module = torch.nn.LSTM(20, 48, **structure)
+        assert convert(module) == 1
+        x = torch.randn(150, 1, 20, requires_grad=True)
+        with threads(n):
+            y, (h, c) = module(x)
+            (y.square().sum() + h.sum() + c.sum()).backward()
+        return [y, h, c, x.grad, *(p.grad for p in module.parameters())]
+
+    expected = run(1)
+    for n in THREADS:
+        for got, value in zip(run(n), expected, strict=True):
+            assert torch.equal(got, value)
+
+
 class Stop(Exception):
     pass
 

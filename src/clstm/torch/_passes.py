@@ -247,7 +247,7 @@ def run(
             return found
     L, D, _, _ = weights.structure
     R, H = weights.sizes
-    layers, forward = weights.cells(), weights.functions.forward
+    layers, run_passes = weights.cells(), weights.functions.forward_all
     below = extent.time_major(x)
     T, B, _ = below.shape
     dtype = below.dtype
@@ -255,7 +255,11 @@ def run(
     h_first, c_first = extent.state(h_0, shape_h, dtype), extent.state(c_0, shape_c, dtype)
     h_last, c_last = np.empty(shape_h, dtype), np.empty(shape_c, dtype)
     schedules = extent.schedules(T, B, D)
+    passes: list[tuple[Any, ...]] = []  # that have not been run
     for k in range(L):
+        if k and (D > 1 or masks):  # what is below must be there as a whole
+            run_passes(tuple(passes), D == 1)
+            passes = []
         if k and masks:
             below = below * masks[k - 1].numpy()
         if tape is None:
@@ -269,8 +273,11 @@ def run(
             if tape is not None:
                 left = cells.new_tape(layers[n], left.y, _room)
                 tape += [torch.from_numpy(part) for part in (left.gates, left.z, left.c) if part is not None]
-            forward(layers[n], below, (h_first[n], c_first[n]), schedules[d], left, (h_last[n], c_last[n]))
+            passes.append((
+                layers[n], below, (h_first[n], c_first[n]), schedules[d], left, (h_last[n], c_last[n]),
+            ))  # fmt: skip
         below = y
+    run_passes(tuple(passes), D == 1)
     # Whoever changes an output in place does not change the tape.
     result = below if tape is None or extent.batch_sizes is not None else below.copy()
     return extent.as_given(result), extent.state_as_given(h_last), extent.state_as_given(c_last)
@@ -301,35 +308,40 @@ def run_back(
     h_first, c_first = extent.state(h_0, shape_h, dtype), extent.state(c_0, shape_c, dtype)
     dh_last, dc_last = extent.state(dh_n, shape_h, dtype), extent.state(dc_n, shape_c, dtype)
     dh_first, dc_first = np.empty(shape_h, dtype), np.empty(shape_c, dtype)
-    d_above = np.zeros((T, B, D * R), dtype) if dy is None else extent.time_major(dy)
+    d_above: Any = np.zeros((T, B, D * R), dtype) if dy is None else extent.time_major(dy)
     gradients = [w.new_empty(w.shape) for w in weights.tensors] if want_weights else []
     schedules = extent.schedules(T, B, D)
-    backward = weights.functions.backward
+    passes: list[tuple[Any, ...]] = []  # that have not been walked back
+    dcells: list[cells.Cell | None] = [None] * (L * D)
     for k in reversed(range(L)):
         y, left = tape[k * (1 + 2 * D)].numpy(), tape[k * (1 + 2 * D) + 1 : (k + 1) * (1 + 2 * D)]
         below = tape[(k - 1) * (1 + 2 * D)].numpy() if k else first
         if k and masks:
             below = below * masks[k - 1].numpy()
-        dx_k = np.empty(below.shape, dtype) if k or want_x else None
+        dx_k = [np.empty(below.shape, dtype) if k or want_x else None for _ in range(D)]
         for d in range(D):
             c = k * D + d
             gates, cell = left[2 * d].numpy(), left[2 * d + 1].numpy()
             y_d = y if D == 1 else y[:, :, d * R : (d + 1) * R]
             options = structure.projection
             cell_tape = cells.CellTape(y_d, None if options else gates, cell, gates if options else None)
-            dx_d = np.empty_like(dx_k) if d and dx_k is not None else dx_k
-            dcell = _gradient_cell(structure, layers[c], gradients[c * n : (c + 1) * n])
-            backward(
+            dcells[c] = _gradient_cell(structure, layers[c], gradients[c * n : (c + 1) * n])
+            passes.append((
                 layers[c], below, (h_first[c], c_first[c]), schedules[d], cell_tape,
-                d_above[:, :, d * R : (d + 1) * R], (dh_last[c], dc_last[c]), dx_d, dcell,
+                d_above[:, :, d * R : (d + 1) * R], (dh_last[c], dc_last[c]), dx_k[d], dcells[c],
                 (dh_first[c], dc_first[c]),
-            )  # fmt: skip
-            if d and dx_k is not None:
-                dx_k += dx_d
-            if dcell is not None:
-                _finish(structure, dcell, gradients[c * n : (c + 1) * n])
-        if dx_k is not None:
-            d_above = dx_k * masks[k - 1].numpy() if k and masks else dx_k
+            ))  # fmt: skip
+        if k == 0 or D > 1 or masks:  # what is above must be there as a whole
+            weights.functions.backward_all(tuple(passes), D == 1)
+            passes = []
+        d_above = dx_k[0]
+        if D > 1 and d_above is not None:
+            d_above += dx_k[1]
+        if k and masks:
+            d_above = d_above * masks[k - 1].numpy()
+    for c, dcell in enumerate(dcells):
+        if dcell is not None:
+            _finish(structure, dcell, gradients[c * n : (c + 1) * n])
     dx = extent.as_given(d_above) if want_x else None
     return dx, extent.state_as_given(dh_first), extent.state_as_given(dc_first), gradients
 
