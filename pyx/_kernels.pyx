@@ -105,6 +105,7 @@ cdef extern from "team.h" nogil:
         int size
         int cancelled
         int signals
+        int counted
         double polled, unpolled
     void begin "clstm_begin"(Team *team, bint signals)
     bint barrier "clstm_barrier"(Team *team, int thread)
@@ -117,7 +118,8 @@ cdef extern from "team.h" nogil:
     double now "clstm_now"()
     bint solo "clstm_solo"()
     int patient "clstm_patient"
-    bint clstm_gives_up(int size, double elapsed, double waited, double last, double credit)
+    double clstm_saved(int size, double elapsed, double waited)
+    bint clstm_gives_up(double saved, double last, double credit)
 
 cdef extern from "strips.h" nogil:
     ctypedef struct Strip "clstm_strip":
@@ -128,7 +130,7 @@ cdef extern from "strips.h" nogil:
         bint chained
         Strip *strips
     Py_ssize_t next_chunk "clstm_next"(Order *order, int thread, Py_ssize_t last)
-    void finish_chunk "clstm_finish"(Order *order, Py_ssize_t strip, Py_ssize_t next)
+    void finish_chunk "clstm_finish"(Order *order, int thread, Py_ssize_t strip, Py_ssize_t next)
 
 cdef extern from "arrays.h":
     ctypedef struct Descr "clstm_descr":
@@ -185,7 +187,7 @@ def set_num_threads(int n, bint wait=False):
 
 def gives_up(int size, double elapsed, double waited, double last, double credit):
     """Whether `size` threads are to stop sharing a call; seconds, see team.h.  For tests."""
-    return clstm_gives_up(size, elapsed, waited, last, credit)
+    return clstm_gives_up(clstm_saved(size, elapsed, waited), last, credit)
 
 
 # ------------------------------------------------------------------------------------ one name for both types

@@ -3,8 +3,8 @@
 # single one, a chunk, or back a slice of one, at a time.
 
 cdef enum:
-    # Rows of a chunk in a chain, at least two tiles, and chunks of a pass, at most: the first and the last
-    # ones find one thread alone.
+    # Rows of a chunk at least, two tiles, and chunks of a pass at most: the first and the last ones of a chain
+    # find one thread alone.
     SLICE_ROWS = 12
     SLICES = 16
 
@@ -44,10 +44,11 @@ cdef int run_strips(void *jobs, bint back, Py_ssize_t count, bint stacked, int t
     workspaces = <Workspace *> take_zeros(&own, count * sizeof(Workspace))
     strips.order.strips = <Strip *> take_zeros(&own, count * sizeof(Strip))
     begin(&strips.order.team, polls(work))
+    strips.order.team.counted = True
     if not own.failed:
         with nogil:
             for k in range(count):
-                ready_strip(&strips, k, stacked, &workspaces[k], like)
+                ready_strip(&strips, k, &workspaces[k], like)
                 failed = failed or workspaces[k].failed
             if not failed:
                 if floating is float:
@@ -66,8 +67,7 @@ cdef int run_strips(void *jobs, bint back, Py_ssize_t count, bint stacked, int t
     return release(&own, cancelled)
 
 
-cdef void ready_strip(Strips *strips, Py_ssize_t k, bint stacked, Workspace *workspace,
-                      const floating *like) noexcept nogil:
+cdef void ready_strip(Strips *strips, Py_ssize_t k, Workspace *workspace, const floating *like) noexcept nogil:
     """Prepare one of the jobs, and say how far it is to go first."""
     cdef Strip *strip = &strips.order.strips[k]
     cdef Forward *job
@@ -75,7 +75,7 @@ cdef void ready_strip(Strips *strips, Py_ssize_t k, bint stacked, Workspace *wor
     if strips.back:
         job_back = &(<Backward *> strips.jobs)[k]
         begin(&job_back.team, False)
-        job_back.slice = slice_of(&job_back.extent) if stacked else 0
+        job_back.slice = slice_of(&job_back.extent)
         threads_back(job_back, 1, workspace, like)
         ready_back(job_back, 1, workspace, like)
         strip.steps = job_back.schedule.steps
@@ -84,7 +84,7 @@ cdef void ready_strip(Strips *strips, Py_ssize_t k, bint stacked, Workspace *wor
     else:
         job = &(<Forward *> strips.jobs)[k]
         begin(&job.team, False)
-        job.slice = slice_of(&job.extent) if stacked else 0
+        job.slice = slice_of(&job.extent)
         ready_forward(job, workspace, like)
         strip.steps = job.schedule.steps
         if not workspace.failed:
@@ -92,7 +92,7 @@ cdef void ready_strip(Strips *strips, Py_ssize_t k, bint stacked, Workspace *wor
 
 
 cdef inline Py_ssize_t slice_of(const Extent *extent) noexcept nogil:
-    """Rows after which the next layer of a chain may begin."""
+    """Rows after which the next layer of a chain may begin, and threads that have come late may help."""
     return max(SLICE_ROWS, total_steps(extent) // SLICES)
 
 
@@ -146,10 +146,10 @@ cdef void walk_strips(Strips *strips, int thread, fp_state caller, const floatin
                     end_back(job_back, 0, like)
             else:
                 order.team.cancelled = True
-            finish_chunk(order, k, goal_back(job_back))
+            finish_chunk(order, thread, k, goal_back(job_back))
         else:
             job = &(<Forward *> strips.jobs)[k]
             job.team.signals = signals
             if not chunk_forward(job, 0, &job.place, caller, like):
                 order.team.cancelled = True
-            finish_chunk(order, k, goal_forward(job) if job.place.s < job.schedule.steps else 0)
+            finish_chunk(order, thread, k, goal_forward(job) if job.place.s < job.schedule.steps else 0)

@@ -18,6 +18,7 @@ typedef struct {
     ptrdiff_t done;
     ptrdiff_t next; /* how many will be done after the next chunk */
     int busy;       /* whether a thread is at it */
+    double since;   /* what its processor's clock said then, if that is not thread 0 */
 } clstm_strip;
 
 typedef struct {
@@ -29,6 +30,16 @@ typedef struct {
     atomic_flag lock; /* guards the strips */
 #endif
 } clstm_order;
+
+/* Seconds that this thread has had a processor. */
+static inline double clstm_processor_seconds(void)
+{
+#if defined(CLSTM_THREADS)
+    return clstm_seconds(CLOCK_THREAD_CPUTIME_ID);
+#else
+    return 0;
+#endif
+}
 
 static inline void clstm_lock(clstm_order *order)
 {
@@ -92,6 +103,8 @@ static ptrdiff_t clstm_next(clstm_order *order, int thread, ptrdiff_t last)
         if (strip >= 0)
             order->strips[strip].busy = 1;
         clstm_unlock(order);
+        if (strip >= 0 && thread > 0)
+            order->strips[strip].since = clstm_processor_seconds();
         if (since > 0 && (strip >= 0 || !(left || busy))) {
             double now = clstm_now();
             if (clstm_book(team, size, now - since, now))
@@ -106,9 +119,11 @@ static ptrdiff_t clstm_next(clstm_order *order, int thread, ptrdiff_t last)
 }
 
 /* What was taken by clstm_next is done; after the chunk that follows it `next` steps will be. */
-static void clstm_finish(clstm_order *order, ptrdiff_t strip, ptrdiff_t next)
+static void clstm_finish(clstm_order *order, int thread, ptrdiff_t strip, ptrdiff_t next)
 {
+    double spent = thread > 0 ? clstm_processor_seconds() - order->strips[strip].since : 0;
     clstm_lock(order);
+    order->team.helped += spent;
     order->strips[strip].busy = 0;
     order->strips[strip].done = order->strips[strip].next;
     order->strips[strip].next = next;

@@ -7,10 +7,10 @@
  *
  * Nobody waits for a worker to wake up: the calling thread, number 0, begins with those that are awake, and
  * lets others in at places of its work where that is safe (clstm_waiting, clstm_let_in); what belongs to a
- * call lives until the last of them has left.  A barrier spins briefly, then yields.  An account tells
- * whether waiting costs more than the shared work saves (another program has the core): then the calling
- * thread goes on alone, and the next calls for a while start alone.  None of this changes a bit of any
- * result.
+ * call lives until the last of them has left.  A worker comes when nobody else wants its processor.  A
+ * barrier spins briefly, then yields.  An account tells whether waiting costs more than the shared work saves
+ * (another program has taken the processor since): then the calling thread goes on alone, and the next calls
+ * for a while start alone.  None of this changes a bit of any result.
  */
 #ifndef CLSTM_TEAM_H
 #define CLSTM_TEAM_H
@@ -37,10 +37,10 @@ static inline double clstm_saved(int size, double elapsed, double waited)
     return (size - 1) * elapsed - size * waited;
 }
 
-/* Whether sharing is to be given up after a wait of `last` seconds, `waited` together. */
-static inline int clstm_gives_up(int size, double elapsed, double waited, double last, double credit)
+/* Whether sharing, which has saved so many seconds in a call, is to be given up after a wait of `last`. */
+static inline int clstm_gives_up(double saved, double last, double credit)
 {
-    return last > clstm_long_wait && credit + clstm_saved(size, elapsed, waited) < 0;
+    return last > clstm_long_wait && credit + saved < 0;
 }
 
 #if defined(__unix__) || defined(__APPLE__)
@@ -63,23 +63,30 @@ static inline int clstm_gives_up(int size, double elapsed, double waited, double
 enum {
     CLSTM_MAX_THREADS = 64,
     CLSTM_SPINS = 2000, /* tens of microseconds */
-    /* Times what was lost is how long the next calls stay alone, up to 16-fold when attempts keep failing:
-     * they cost a few per cent at most. */
-    CLSTM_SOLO_FACTOR = 16
+    /* Times that a worker offers its processor to others before it takes part in a call. */
+    CLSTM_OFFERS = 16,
+    /* Times what was lost is how long the next calls stay alone, up to 4-fold when attempts keep failing. */
+    CLSTM_SOLO_FACTOR = 8
 };
-/* Seconds within which a worker that looks for work must have done so to be waited for. */
-static const double clstm_moment = 1e-5;
+/* Seconds within which a worker that looks for work must have done so to be waited for, and for which its
+ * processor is gone at most if nobody else wants it. */
+static const double clstm_moment = 2e-5;
 /* Seconds that a worker yields before it sleeps: backward follows forward. */
 static const double clstm_linger = 2e-4;
 
 /* For tests: whether a call waits until all of its threads are there. */
 static int clstm_patient;
 
-static inline double clstm_now(void)
+static inline double clstm_seconds(clockid_t clock)
 {
     struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
+    clock_gettime(clock, &t);
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+static inline double clstm_now(void)
+{
+    return clstm_seconds(CLOCK_MONOTONIC);
 }
 
 typedef struct {
@@ -87,6 +94,7 @@ typedef struct {
     atomic_int size;     /* members that take part: numbers 0 .. size - 1 */
     int next_size;       /* the same after the next barrier; only thread 0 writes it */
     int limit;           /* of members */
+    int processor;       /* where thread 0 was when it called the others, or -1 */
     int members;         /* the most that there were */
     atomic_int finished; /* members that have done their work, number 0 apart */
     atomic_int closed;   /* whether those who come now are too late */
@@ -102,6 +110,8 @@ typedef struct {
     double credit;     /* what the call may lose by sharing */
     double formed;     /* when the team became one */
     double waited;     /* seconds that thread 0 has waited since */
+    int counted;       /* whether what the others do is counted: */
+    double helped;     /* seconds of their processors */
 } clstm_team;
 
 /* Prepare the team of a call that goes through clstm_run or stays on this thread.  `signals`: the thread
@@ -142,11 +152,17 @@ static inline void clstm_rest(int spins)
         sched_yield();
 }
 
+/* What sharing has saved in this call until now. */
+static inline double clstm_gain(const clstm_team *team, int size, double now)
+{
+    return team->counted ? team->helped - team->waited : clstm_saved(size, now - team->formed, team->waited);
+}
+
 /* Book a wait of thread 0 that ended `now`; returns whether sharing is to be given up. */
 static int clstm_book(clstm_team *team, int size, double waited, double now)
 {
-    team->waited += waited > clstm_long_wait ? clstm_weight * waited : waited;
-    return clstm_gives_up(size, now - team->formed, team->waited, waited, team->credit);
+    team->waited += waited > clstm_long_wait && !team->counted ? clstm_weight * waited : waited;
+    return clstm_gives_up(clstm_gain(team, size, now), waited, team->credit);
 }
 
 /* Wait for all members.  Returns 0 when this thread is to leave: the call is cancelled, or goes on without
@@ -230,40 +246,93 @@ static void clstm_leave(clstm_call *call)
         free(call);
 }
 
-/* What a worker does of a call: its part, once it is let in. */
-static void clstm_join(clstm_call *call)
+/* What a worker knows of its processor: one that somebody else wants is taken away when it is offered. */
+typedef struct {
+    double last; /* when it was last offered */
+    int kept;    /* times in a row that it was not taken */
+} clstm_watch;
+
+/* Offer the processor to others. */
+static void clstm_offer(clstm_watch *watch)
+{
+    sched_yield();
+    double now = clstm_now();
+    watch->kept = now - watch->last < clstm_moment ? watch->kept + 1 : 0;
+    watch->last = now;
+}
+
+/* The processor that this thread is on, or -1 if nobody can tell. */
+static inline int clstm_processor(void)
+{
+#if defined(__linux__)
+    return sched_getcpu();
+#else
+    return -1;
+#endif
+}
+
+/* Go to another processor than this one, if there is any that may be used.  A thread that wakes up beside the
+ * one that called it, on the same processor, may wait there for tens of milliseconds although others are
+ * idle. */
+static void clstm_leave_processor(int processor)
+{
+#if defined(__linux__)
+    cpu_set_t allowed, others;
+    if (sched_getaffinity(0, sizeof(allowed), &allowed))
+        return;
+    others = allowed;
+    CPU_CLR(processor, &others);
+    if (CPU_COUNT(&others) && !sched_setaffinity(0, sizeof(others), &others))
+        sched_setaffinity(0, sizeof(allowed), &allowed);
+#else
+    (void)processor;
+#endif
+}
+
+/* What a worker does of a call: its part, once nobody else wants its processor and it is let in. */
+static void clstm_join(clstm_call *call, clstm_watch *watch)
 {
     clstm_team *team = call->team;
-    int number = atomic_fetch_add(&team->present, 1);
-    for (int spins = 0; number >= atomic_load_explicit(&team->size, memory_order_acquire); spins++) {
+    if (team->processor >= 0 && team->processor == clstm_processor())
+        clstm_leave_processor(team->processor);
+    for (; watch->kept < CLSTM_OFFERS && !clstm_patient; clstm_offer(watch))
         if (atomic_load(&team->closed))
             return;
-        clstm_rest(CLSTM_SPINS / 2 + spins); /* it may have the processor of thread 0 */
-    }
+    int number = atomic_fetch_add(&team->present, 1);
+    for (; number >= atomic_load_explicit(&team->size, memory_order_acquire); clstm_offer(watch))
+        if (atomic_load(&team->closed))
+            return;
     call->work(call->job, number);
     atomic_fetch_add(&team->finished, 1);
+    watch->last = clstm_now();
 }
 
 static void *clstm_worker(void *number)
 {
     const int thread = (int)(ptrdiff_t)number;
+    clstm_watch watch = {0, 0};
     pthread_mutex_lock(&clstm_pool.lock);
     for (;;) {
-        while (!clstm_pool.posted_to[thread])
-            pthread_cond_wait(&clstm_pool.posted, &clstm_pool.lock);
+        if (!clstm_pool.posted_to[thread]) {
+            do
+                pthread_cond_wait(&clstm_pool.posted, &clstm_pool.lock);
+            while (!clstm_pool.posted_to[thread]);
+            watch.last = clstm_now();
+            watch.kept = 0;
+        }
         clstm_pool.posted_to[thread] = 0;
         clstm_call *call = clstm_pool.call;
         atomic_fetch_add(&call->users, 1);
         pthread_mutex_unlock(&clstm_pool.lock);
-        clstm_join(call);
+        clstm_join(call, &watch);
         clstm_leave(call);
         pthread_mutex_lock(&clstm_pool.lock);
         clstm_pool.awake[thread] = 1;
         pthread_mutex_unlock(&clstm_pool.lock);
-        for (double now = clstm_now(), until = now + clstm_linger;
-             !clstm_pool.posted_to[thread] && now < until; now = clstm_now()) {
-            atomic_store_explicit(&clstm_pool.seen[thread], now, memory_order_relaxed);
-            sched_yield();
+        for (double until = clstm_now() + clstm_linger;
+             !clstm_pool.posted_to[thread] && watch.last < until;) {
+            clstm_offer(&watch);
+            atomic_store_explicit(&clstm_pool.seen[thread], watch.last, memory_order_relaxed);
         }
         pthread_mutex_lock(&clstm_pool.lock);
         clstm_pool.awake[thread] = 0;
@@ -353,12 +422,12 @@ static void clstm_close(clstm_call *call, int threads)
 static void clstm_settle(const clstm_team *team, double calling)
 {
     double now = clstm_now(), before = clstm_pool.credit;
-    double saved = team->members > 1 ? clstm_saved(team->members, now - team->formed, team->waited) : 0;
+    double saved = team->members > 1 ? clstm_gain(team, team->members, now) : 0;
     double credit = before + saved - calling;
     if (team->alone || credit < 0) {
         double lost = before - credit > clstm_long_wait ? before - credit : clstm_long_wait;
         clstm_pool.solo_until = now + CLSTM_SOLO_FACTOR * lost * (double)(1 << clstm_pool.failures);
-        clstm_pool.failures += clstm_pool.failures < 4;
+        clstm_pool.failures += clstm_pool.failures < 2;
         clstm_pool.credit = 0;
         return;
     }
@@ -397,6 +466,7 @@ static void clstm_run(int wanted, clstm_work work, void *job, size_t size, clstm
         clstm_pool.credit = clstm_credit_first;
     }
     team->limit = threads;
+    team->processor = clstm_processor();
     team->credit = clstm_pool.credit;
     call->users = 1;
     call->work = work;
@@ -418,7 +488,8 @@ static void clstm_run(int wanted, clstm_work work, void *job, size_t size, clstm
 static int clstm_patient;
 
 typedef struct {
-    int size, cancelled, signals, alone;
+    int size, cancelled, signals, alone, counted;
+    double helped;
     double polled, unpolled;
     ptrdiff_t taken;
 } clstm_team;

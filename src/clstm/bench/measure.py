@@ -30,7 +30,7 @@ TOLERANCES = {
     "int8 activations": {"states": 0.1},
 }
 AT_LIMIT = 0.9  # share of the limit beyond which no ratio is asked for: nobody gets there everywhere
-SPIN_SECONDS = 0.005  # how long threads of a library may spin after a call
+SPIN_SECONDS = 0.02  # how long threads of a library may spin after a call
 OTHERS = ("best peer", "torch", numpy_classes.Original.name)  # goals of ratios to other contestants
 OWN = Clstm.name  # what the others are compared with
 
