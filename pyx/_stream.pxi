@@ -10,6 +10,8 @@ cdef struct Layer:
     Forward job
     Share share             # everything
     Workspace workspace
+    # What a call leaves for the way back, OUT (T, B, n): h, gates and c of each step; NULL if nobody asks.
+    char *left[3]
 
 
 # What a call reads and writes, all contiguous; NULL for a state of zeros, and for what nobody asks for.
@@ -43,16 +45,17 @@ cdef class Stream:
     cdef tuple shape                # of what a step returns
     cdef Py_ssize_t L, B, ndim
     cdef double work                # of one step of one row
-    cdef double most                # of a call with so many rows that `forward` would pack the weights
+    cdef readonly Py_ssize_t most_rows  # that a call runs, those of all its steps; 0 if this takes none
     cdef bint single, stepping
     cdef Layer *layers
 
     @cython.boundscheck(True)
     def __cinit__(self, cells not None, Py_ssize_t rows, str axes not None, bint packed):
-        cdef Py_ssize_t k
+        cdef Py_ssize_t k, few
+        cdef double work
         self.cells = tuple(cells)
         self.L, self.B, self.ndim = len(self.cells), rows, len(axes)
-        self.dtype = self.cells[0].W_x.dtype
+        self.dtype = self.cells[0].bias.dtype
         self.single = self.dtype.itemsize == sizeof(float)
         self.layers = <Layer *> clstm_alloc(self.L * sizeof(Layer))
         if self.layers == NULL:
@@ -66,11 +69,13 @@ cdef class Stream:
             self.work += work_of(&self.layers[k].job.cell, 1)
         k = self.layers[self.L - 1].job.cell.R
         self.shape = <tuple> (k,) if self.ndim == 1 else <tuple> (rows, k)
-        # Where they lie by column, each step transposes them.
-        self.most = 0 if self.layers[0].job.cell.W_h_by_column else CALL_WORK
         if packed:
-            self.most = POLL_WORK
+            work = POLL_WORK
             self.pack()
+        else:       # where the weights lie by column, each step transposes them
+            work = 0 if self.layers[0].job.cell.W_h_by_column else CALL_WORK
+        few = min(<Py_ssize_t> (POLL_WORK / self.work), PACK_ROWS - 1)
+        self.most_rows = max(few, <Py_ssize_t> (work / self.work)) if rows == 1 else 0
 
     def __dealloc__(self):
         cdef Py_ssize_t k
@@ -202,16 +207,22 @@ cdef class Stream:
                     return None
             if call.h_0 == NULL:
                 return None
-        y, h, c = self.results(&call, given.dimensions)
+        results = self.results(&call, given.dimensions, [])
+        if results is None:
+            return None
+        y, h, c = results
         return y, h if c is None else (h, c)
 
-    def try_addresses(self, shape, bint timed, bint batch_first, size_t x, size_t h_0, size_t c_0):
-        """Run as `try_run` an x of a shape, where the arguments lie; 0 for a state of zeros: y, h and c.
+    def try_addresses(self, shape, bint timed, bint batch_first, size_t x, size_t h_0, size_t c_0, bint keep):
+        """Run as `try_run` an x of a shape, where the arguments lie; 0 for a state of zeros: y, h, c, a tape.
 
-        The caller answers for what is there: contiguous, aligned, of the stream's dtype and that state.
+        The caller answers for what is there: contiguous, aligned, of the stream's dtype and that state.  The
+        tape is a list; layers of LSTMs `keep` h, gates and c of every step there, (T, B, n) each.
         """
         cdef Py_ssize_t dimensions[3]
+        cdef Py_ssize_t R = self.layers[0].job.cell.R, H = self.layers[0].job.cell.H, k
         cdef Call call
+        cdef list tape = []
         cdef int n, axes = len(shape)
         if axes > 3:
             return None
@@ -220,7 +231,10 @@ cdef class Stream:
         if not self.takes(axes, dimensions, timed, batch_first, &call):
             return None
         call.x, call.h_0, call.c_0 = <const char *> x, <const char *> h_0, <const char *> c_0
-        return self.results(&call, dimensions)
+        for k in range(3 * self.L if keep else 0):
+            tape.append(empty((call.T, call.B, (R, 4 * H, H)[k % 3]), self.dtype))
+        results = self.results(&call, dimensions, tape)
+        return None if results is None else results + (tape,)
 
     def try_columns(self, x, h_prev, c_prev):
         """Step one LSTM layer, all arguments and results being columns (n, 1): h and c; else as `try_run`."""
@@ -235,8 +249,7 @@ cdef class Stream:
         shape = (H, 1)
         h, c = empty(shape, self.dtype), empty(shape, self.dtype)
         call.h_n, call.c_n = (<Array *> h).data, (<Array *> c).data
-        self.call(&call)
-        return h, c
+        return (h, c) if self.run_call(&call, []) else None
 
     cdef inline const Array *array_of(self, object given) noexcept:
         """A plain array of the stream's dtype as what it is in memory; NULL for anything else."""
@@ -260,8 +273,7 @@ cdef class Stream:
 
     cdef inline bint takes(self, int axes, const Py_ssize_t *shape, bint timed, bint batch_first,
                            Call *call) noexcept:
-        """Whether an x of a shape fits, and is small enough to run here and now; call (OUT) has its sizes."""
-        cdef double steps
+        """Whether an x of a shape fits, and is small enough to run here; call (OUT) has its sizes."""
         memset(call, 0, sizeof(Call))
         call.axes, call.batched = axes, axes == 2 + timed
         if not call.batched and axes != 1 + timed or shape[axes - 1] != self.layers[0].job.cell.I:
@@ -270,15 +282,13 @@ cdef class Stream:
         call.T = shape[batch_first] if timed else 1
         call.B = shape[timed and not batch_first] if call.batched else 1
         call.by_time, call.by_row = 1 if batch_first else call.B, call.T if batch_first else 1
-        steps = <double> call.T * call.B
-        return (
-            self.B == 1
-            and not self.stepping
-            and 0 < steps * self.work < (POLL_WORK if steps < PACK_ROWS else self.most)
-        )
+        return 0 < call.T * call.B <= self.most_rows
 
-    cdef tuple results(self, Call *call, const Py_ssize_t *shape):
-        """Run a call whose x has a shape into new arrays: y, h and c, the last None if the kind has none."""
+    cdef tuple results(self, Call *call, const Py_ssize_t *shape, list tape):
+        """Run a call whose x has a shape into new arrays: y, h and c, the last None if the kind has none.
+
+        Returns None if another thread is in the middle of a step.
+        """
         cdef Py_ssize_t R = self.layers[0].job.cell.R, H = self.layers[0].job.cell.H
         cdef tuple shape_h, shape_c
         cdef object y, h, c = None
@@ -297,19 +307,28 @@ cdef class Stream:
         if self.layers[0].job.c_t != NULL:
             c = empty(shape_c, self.dtype)
             call.c_n = (<Array *> c).data
-        self.call(call)
-        return y, h, c
+        return (y, h, c) if self.run_call(call, tape) else None
 
-    cdef inline void call(self, const Call *call) noexcept:
+    cdef bint run_call(self, const Call *call, list tape) noexcept:
+        """Run a call that leaves what has its place on a tape; False if another thread is in a step.
+
+        Nothing that may let another thread in comes between the look and the step.
+        """
+        cdef Py_ssize_t n
+        if self.stepping:
+            return False
         self.stepping = True
+        for n in range(3 * self.L):
+            self.layers[n // 3].left[n % 3] = (<const Array *> tape[n]).data if n < len(tape) else NULL
         if <double> call.T * call.B * self.work < HOLD_GIL_WORK:
-            self.run_call(call)
+            self.run_rows(call)
         else:
             with nogil:
-                self.run_call(call)
+                self.run_rows(call)
         self.stepping = False
+        return True
 
-    cdef void run_call(self, const Call *call) noexcept nogil:
+    cdef void run_rows(self, const Call *call) noexcept nogil:
         cdef fp_state caller = flush_denormals()
         if self.single:
             call_layers(self.layers, self.L, call, <float *> NULL)
@@ -396,11 +415,18 @@ cdef void call_layers(Layer *layers, Py_ssize_t L, const Call *call, const float
             put_row(&layers[k].job, 1, 0, row_of(call.c_0, row, H, like))
         for t in range(call.T):
             row = t * call.by_time + b * call.by_row
+            for k in range(L):
+                layers[k].job.gates.start = <char *> row_of(layers[k].left[1], t * call.B + b, 4 * H, like)
+                layers[k].job.c.start = <char *> row_of(layers[k].left[2], t * call.B + b, H, like)
             step_layers(layers, L, 1, row_of(call.x, row, I, like), row_of(call.y, row, R, like))
+            for k in range(L):
+                get_row(&layers[k].job, 0, 0, row_of(layers[k].left[0], t * call.B + b, R, like))
         for k in range(L):
             row = k * call.B + b
             get_row(&layers[k].job, 0, 0, row_of(call.h_n, row, R, like))
             get_row(&layers[k].job, 1, 0, row_of(call.c_n, row, H, like))
+    for k in range(L):
+        layers[k].job.gates.start, layers[k].job.c.start = NULL, NULL
 
 
 cdef inline floating *row_of(const char *array, Py_ssize_t row, Py_ssize_t size,

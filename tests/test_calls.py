@@ -90,14 +90,36 @@ def test_addresses_are_run_as_arrays(kind, build, dtype):
     data = draw_inputs(layer, 2, 3)
     engine = load_build(build).Stream(layer.cells, 1, "f", True)
     addresses = [part.ctypes.data for part in (data.x, *as_tuple(data.state))]
-    y, *state = engine.try_addresses(data.x.shape, True, False, *addresses, *[0] * (3 - len(addresses)))
+    addresses += [0] * (3 - len(addresses))
+    y, *state, tape = engine.try_addresses(data.x.shape, True, False, *addresses, False)
+    assert tape == []
     expected = layer(data.x, data.state)
     assert_same_bits(y, expected[0])
     assert state[1] is None or kind == "lstm"
     for own, part in zip(state, as_tuple(expected[1]), strict=False):
         assert_same_bits(own, part)
     for shape in ((), (3,), (2, 3, 4), (1, 2, 3, 3), (0, 3, 3), (2, 0, 3)):
-        assert engine.try_addresses(shape, True, False, *addresses, *[0] * (3 - len(addresses))) is None
+        assert engine.try_addresses(shape, True, False, *addresses, False) is None
+
+
+@pytest.mark.parametrize("batch_first", [False, True])
+def test_a_tape_is_that_of_forward(build, dtype, batch_first):
+    layer = build_layer("lstm", 3, 10, 2, dtype=dtype, build=build)
+    data = draw_inputs(layer, 2, 3)
+    engine = load_build(build).Stream(layer.cells, 1, "f", False)
+    x = np.ascontiguousarray(data.x.swapaxes(0, 1)) if batch_first else data.x
+    addresses = [part.ctypes.data for part in (x, *data.state)]
+    y, *state, tape = engine.try_addresses(x.shape, True, batch_first, *addresses, True)
+    expected, final = layer.forward(data.x, data.state)
+    assert_results_same((y.swapaxes(0, 1) if batch_first else y, tuple(state)), (expected, final))
+    wanted = [part for made in layer.tape.layers for part in (made.cells[0].y, *made.cells[0][1:3])]
+    for own, part in zip(tape, wanted, strict=True):
+        assert_same_bits(own, part)
+    before = [part.copy() for part in tape]
+    engine.try_addresses(x.shape, True, batch_first, *addresses[:1], 0, 0, False)
+    engine.try_step(np.ones(3, dtype), None)
+    for own, part in zip(tape, before, strict=True):
+        assert_same_bits(own, part)
 
 
 # ------------------------------------------------------------------------------------ what goes the long way
@@ -380,7 +402,8 @@ def test_columns_are_steps_of_rows(build, dtype, H):
     engine = load_build(build).Stream([case.cell], 1, "f", False)
     x, h, c = case.x[0].T.copy(), *(part.T.copy() for part in case.state("{}_0"))
     after = engine.try_columns(x, h, c)
-    _, *expected = engine.try_addresses((5,), False, False, *(part.ctypes.data for part in (x, h, c)))
+    addresses = [part.ctypes.data for part in (x, h, c)]
+    _, *expected, _ = engine.try_addresses((5,), False, False, *addresses, False)
     for got, wanted in zip(after, expected, strict=True):
         assert got.shape == (H, 1)
         assert_same_bits(got[:, 0], wanted[0])

@@ -810,6 +810,8 @@ class Stream:
 
     # The short ways of the kernels.  There is none here: whatever comes goes the way of `forward`.
 
+    most_rows = 0
+
     def try_run(self, x: Any, state: Any, timed: bool, batch_first: bool) -> None:
         """Run a short call from a given state, or return None."""
 
@@ -821,6 +823,7 @@ class Stream:
         x: int,
         h_0: int,
         c_0: int,
+        keep: bool,
     ) -> None:
         """Run it where its arguments lie, or return None."""
 

@@ -173,6 +173,7 @@ class Twin:
         """Make what runs on the arrays of the core."""
         self._tape: Tape | None = None
         self._functions = _dispatch.backend("auto", FLOAT64)
+        # Runs a step over single float64 columns; None for whatever else comes.
         self._try_step = self._functions.Stream(self._core.cells, 1, "f", False).try_columns
 
     def _draw(self, shape: tuple[int, ...]) -> Array:
@@ -220,13 +221,10 @@ class Twin:
     # -------------------------------------------------------------------------------------------- the passes
 
     def _step(self, x: Any, h_prev: Any, c_prev: Any) -> tuple[Array, Array]:
-        """Run one time step over columns (D, B); the state comes back as two columns (H, B).
+        """Check and convert what `_try_step` does not take, and run one time step over columns (D, B).
 
-        One float64 column goes straight to the kernel; whatever else comes is checked and converted.
+        The state comes back as two columns (H, B).
         """
-        found: tuple[Array, Array] | None = self._try_step(x, h_prev, c_prev)
-        if found is not None:
-            return found
         x_t, *state = self._step_rows(x, h_prev, c_prev)
         _, (h, c) = self._core.step(x_t, (state[0][None], state[1][None]))
         return h[0].T, c[0].T

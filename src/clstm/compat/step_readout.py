@@ -88,7 +88,8 @@ class LSTM(Twin):
         ValueError, TypeError
             An argument has the wrong shape or type.
         """
-        h, c = self._step(x, h_prev, c_prev)
+        found = self._try_step(x, h_prev, c_prev)
+        h, c = self._step(x, h_prev, c_prev) if found is None else found
         y = self._W_y.dot(h)
         y += self._b_y
         if verbose:

@@ -37,7 +37,7 @@ class Pass(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Run the kernels on weights, of which these are the tensors, and keep a tape."""
         tape: list[Tensor] = []
-        results = _passes.run(weights, x, h_0, c_0, extent, masks, tape)
+        results = _passes.run_plain(weights, x, h_0, c_0, extent, masks, tape)
         ctx.save_for_backward(x, h_0, c_0, *tensors, *masks, *tape)
         ctx.structure, ctx.extent, ctx.num_masks = weights.structure, extent, len(masks)
         ctx.set_materialize_grads(False)

@@ -65,12 +65,23 @@ def _new_views(
     shaped = _are_shaped(structure, module.input_size, module.hidden_size, R, tensors)
     if shaped and _are_plain(tensors[0].dtype, tensors):
         views = Weights(structure, names, tensors)
+        views.prepare()
     module.__dict__["_views"] = views
     return views
 
 
+def _are_states(hx: Any, weights: Weights | Frozen, rows: tuple[int, ...]) -> bool:
+    R, H = weights.sizes
+    first = weights.states, *rows
+    return len(hx) == 2 and hx[0].shape == (*first, R) and hx[1].shape == (*first, H)
+
+
 def _need_gradients(tensors: Sequence[Tensor | None]) -> bool:
-    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+    if torch.is_grad_enabled():
+        for t in tensors:  # `any` takes longer than the rest
+            if t is not None and t.requires_grad:
+                return True
+    return False
 
 
 def _refuse_beside_packed(lengths: Any, resets: Any) -> None:
@@ -179,7 +190,7 @@ class LSTM(nn.LSTM):
                 )
         elif _need_gradients((x, h_0, c_0, *weights.tensors)):
             return Pass.apply(weights, extent, masks, x, h_0, c_0, *weights.tensors)
-        return _passes.run(weights, x, h_0, c_0, extent, masks)
+        return _passes.run_plain(weights, x, h_0, c_0, extent, masks)
 
     def _forward_packed(self, weights: Weights | Frozen | None, packed: PackedSequence, hx: Any) -> Any:
         """Run a PackedSequence, whose rows are ordered by length."""
@@ -191,7 +202,7 @@ class LSTM(nn.LSTM):
         ):
             return super().forward(packed, hx)
         if hx is not None:
-            if not self._are_states(hx, (int(batch_sizes[0]),)):
+            if not _are_states(hx, weights, (int(batch_sizes[0]),)):
                 return super().forward(packed, hx)
             hx = self.permute_hidden(hx, sorted_indices)
         h_0, c_0 = (None, None) if hx is None else hx
@@ -266,11 +277,7 @@ class LSTM(nn.LSTM):
             return False
         if hx is None:
             return True
-        return self._are_states(hx, (shape[0 if self.batch_first else 1],) if len(shape) == 3 else ())
-
-    def _are_states(self, hx: Any, rows: tuple[int, ...]) -> bool:
-        LD, R = self.num_layers * (1 + self.bidirectional), self.proj_size or self.hidden_size
-        return len(hx) == 2 and hx[0].shape == (LD, *rows, R) and hx[1].shape == (LD, *rows, self.hidden_size)
+        return _are_states(hx, weights, (shape[0 if self.batch_first else 1],) if len(shape) == 3 else ())
 
     def _check_arguments(self, x: Tensor, hx: Any) -> None:
         """Raise the parent's errors where its own code does not run."""
@@ -407,7 +414,7 @@ class LSTMCell(nn.LSTMCell):
         h_0, c_0 = (None, None) if hx is None else hx
         if _need_gradients((input, h_0, c_0, *weights.tensors)):
             return Pass.apply(weights, extent, (), input, h_0, c_0, *weights.tensors)[1:]
-        return _passes.run(weights, input, h_0, c_0, extent)[1:]
+        return _passes.run_plain(weights, input, h_0, c_0, extent)[1:]
 
     def _weights(self) -> Weights | None:
         views = self._views

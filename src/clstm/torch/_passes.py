@@ -145,8 +145,12 @@ class Weights:
         The kernels' functions for this dtype.
     sizes : tuple of int
         R and H.
+    states : int
+        How many layers and directions have one.
     short : callable or None
-        What runs short calls at addresses, prepared.
+        What runs short calls at addresses, if they have been prepared.
+    short_size : int
+        Numbers of x that it takes at most.
     """
 
     def __init__(self, structure: Structure, names: Sequence[str], tensors: Sequence[Tensor]) -> None:
@@ -165,7 +169,13 @@ class Weights:
             self._cells.append(cells.Cell(cells.LSTM, W_x.T, W_h.T, bias, *more))
         self.functions = _dispatch.backend("auto", W_x.dtype)
         self.sizes = (W_h.shape[1], len(W_h) // 4)
-        self.short = _short_way(structure, self.functions, self._cells, False)
+        self.states = structure.layers * structure.directions
+        self.short: Any = None
+        self.short_size = 0
+
+    def prepare(self) -> None:
+        """Prepare short calls, which pays for weights that are kept."""
+        self.short, self.short_size = _short_way(self, self._cells, False)
 
     def are(self, parameters: dict[str, Any]) -> bool:
         """Whether the parameters of a module are these, on the same memory."""
@@ -186,35 +196,12 @@ class Weights:
         return [cell._replace(W_r=np.ascontiguousarray(cell.W_r)) for cell in self._cells]
 
 
-def _short_way(structure: Structure, functions: Any, layers: Sequence[cells.Cell], packed: bool) -> Any:
-    """Return what runs short calls, prepared; None where nothing is."""
-    if structure.directions > 1 or structure.projection:
-        return None
-    return functions.Stream(layers, 1, "f", packed).try_addresses
-
-
-def _run_short(
-    weights: Weights | Frozen, x: Tensor, h_0: Tensor | None, c_0: Tensor | None, extent: Extent
-) -> tuple[Tensor, Tensor, Tensor] | None:
-    """Run as `run` what is short and lies without gaps, at its addresses; None for anything else."""
-    short = weights.short
-    if short is None or extent.lengths is not None or extent.resets is not None:
-        return None
-    start, h_start, c_start = x.data_ptr(), 0, 0
-    if not (start and x.is_contiguous()):
-        return None
-    if h_0 is not None and c_0 is not None:
-        h_start, c_start = h_0.data_ptr(), c_0.data_ptr()
-        if not (h_start and c_start and h_0.is_contiguous() and c_0.is_contiguous()):
-            return None
-    weights.cells()  # the sums of biases
-    found = short(x.shape, extent.timed, extent.batch_first, start, h_start, c_start)
-    if found is None:
-        return None
-    y, h, c = found
-    if not extent.timed:
-        h, c = h[0], c[0]
-    return torch.from_numpy(y), torch.from_numpy(h), torch.from_numpy(c)
+def _short_way(weights: Weights | Frozen, layers: Sequence[cells.Cell], packed: bool) -> tuple[Any, int]:
+    """Return what runs short calls, and how many numbers of x it takes; none of cells it is not for."""
+    if weights.structure.directions > 1 or weights.structure.projection:
+        return None, 0
+    engine = weights.functions.Stream(layers, 1, "f", packed)
+    return engine.try_addresses, engine.most_rows * len(layers[0].W_x)
 
 
 def weights_of(structure: Structure, tensors: Sequence[Tensor]) -> Weights:
@@ -241,10 +228,6 @@ def run(
     What lies between layer k and the next is multiplied by ``masks[k]``.  `tape` takes what `run_back` needs:
     y, which is not the one that is returned, and for each direction gates and c, layer after layer.
     """
-    if tape is None and not masks:
-        found = _run_short(weights, x, h_0, c_0, extent)
-        if found is not None:
-            return found
     L, D, _, _ = weights.structure
     R, H = weights.sizes
     layers, run_passes = weights.cells(), weights.functions.forward_all
@@ -281,6 +264,41 @@ def run(
     # Whoever changes an output in place does not change the tape.
     result = below if tape is None or extent.batch_sizes is not None else below.copy()
     return extent.as_given(result), extent.state_as_given(h_last), extent.state_as_given(c_last)
+
+
+def run_plain(
+    weights: Weights | Frozen,
+    x: Tensor,
+    h_0: Tensor | None,
+    c_0: Tensor | None,
+    extent: Extent,
+    masks: Sequence[Tensor] = (),
+    tape: list[Tensor] | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Run as `run` tensors known to be plain ones, of the right type and shapes, on the CPU, or no state.
+
+    What is short, and lies without gaps, is run at its address, in less time than an array takes to make.
+    """
+    found = None
+    if x.numel() <= weights.short_size and not masks and extent.lengths is None and extent.resets is None:
+        start, h_start, c_start = x.data_ptr(), 0, 0
+        fits = start and x.is_contiguous()
+        if h_0 is not None and c_0 is not None:
+            h_start, c_start = h_0.data_ptr(), c_0.data_ptr()
+            fits = fits and h_start and c_start and h_0.is_contiguous() and c_0.is_contiguous()
+        if fits:
+            weights.cells()  # the sums of biases
+            found = weights.short(
+                x.shape, extent.timed, extent.batch_first, start, h_start, c_start, tape is not None
+            )
+    if found is None:
+        return run(weights, x, h_0, c_0, extent, masks, tape)
+    y, h, c, left = found
+    if tape is not None:
+        tape += map(torch.from_numpy, left)
+    if not extent.timed:
+        h, c = h[0], c[0]
+    return torch.from_numpy(y), torch.from_numpy(h), torch.from_numpy(c)
 
 
 def run_back(
@@ -398,9 +416,10 @@ class Frozen:
 
     def __init__(self, weights: Weights) -> None:
         self.structure, self.dtype, self.sizes = weights.structure, weights.dtype, weights.sizes
+        self.states = weights.states
         self.functions = weights.functions
         self._cells = [cell.astype(cell.W_x.dtype) for cell in weights.cells()]
-        self.short = _short_way(self.structure, self.functions, self._cells, True)
+        self.short, self.short_size = _short_way(self, self._cells, True)
 
     def cells(self) -> list[cells.Cell]:
         """Return the cells as they were."""
