@@ -33,6 +33,7 @@ static struct {
     size_t bytes;
     int oldest;
     void *blocks[CLSTM_KEPT_BLOCKS];
+    size_t capacities[CLSTM_KEPT_BLOCKS]; /* of these, side by side, for they are all looked at; 0 for none */
 } clstm_kept;
 
 static clstm_block *clstm_header(void *block)
@@ -48,16 +49,17 @@ static void *clstm_reuse(size_t capacity)
     if (!CLSTM_TRY_LOCK(&clstm_kept.in_use))
         return NULL;
     for (int n = 0; n < CLSTM_KEPT_BLOCKS; n++) {
-        void *kept = clstm_kept.blocks[n];
-        if (kept && clstm_header(kept)->capacity >= capacity &&
-            clstm_header(kept)->capacity / 2 <= capacity &&
-            (best < 0 || clstm_header(kept)->capacity < clstm_header(clstm_kept.blocks[best])->capacity))
+        size_t kept = clstm_kept.capacities[n];
+        if (kept >= capacity && kept / 2 <= capacity && (best < 0 || kept < clstm_kept.capacities[best])) {
             best = n;
+            if (kept == capacity)
+                break;
+        }
     }
     if (best >= 0) {
         block = clstm_kept.blocks[best];
-        clstm_kept.blocks[best] = NULL;
-        clstm_kept.bytes -= clstm_header(block)->capacity;
+        clstm_kept.bytes -= clstm_kept.capacities[best];
+        clstm_kept.capacities[best] = 0;
     }
     CLSTM_UNLOCK(&clstm_kept.in_use);
     return block;
@@ -97,19 +99,19 @@ static int clstm_free(void *block)
         /* Into an empty place; the blocks that came longest ago leave until there is one, and room. */
         size_t capacity = clstm_header(block)->capacity;
         int n = 0;
-        while (n < CLSTM_KEPT_BLOCKS && clstm_kept.blocks[n])
+        while (n < CLSTM_KEPT_BLOCKS && clstm_kept.capacities[n])
             n++;
         while (n == CLSTM_KEPT_BLOCKS || clstm_kept.bytes + capacity > CLSTM_KEPT_BYTES) {
-            void *out = clstm_kept.blocks[clstm_kept.oldest];
-            if (out) {
-                clstm_kept.bytes -= clstm_header(out)->capacity;
-                clstm_kept.blocks[clstm_kept.oldest] = NULL;
-                free(clstm_header(out)->base);
+            if (clstm_kept.capacities[clstm_kept.oldest]) {
+                clstm_kept.bytes -= clstm_kept.capacities[clstm_kept.oldest];
+                clstm_kept.capacities[clstm_kept.oldest] = 0;
+                free(clstm_header(clstm_kept.blocks[clstm_kept.oldest])->base);
                 n = clstm_kept.oldest;
             }
             clstm_kept.oldest = (clstm_kept.oldest + 1) % CLSTM_KEPT_BLOCKS;
         }
         clstm_kept.blocks[n] = block;
+        clstm_kept.capacities[n] = capacity;
         clstm_kept.bytes += capacity;
         CLSTM_UNLOCK(&clstm_kept.in_use);
         return intact;
