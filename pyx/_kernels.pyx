@@ -499,7 +499,7 @@ cdef int run_forward_all(tuple passes, bint stacked, const floating *like) excep
             read_forward(&jobs[k], cell, x, state, schedule, tape, final)
             work += work_of(&jobs[k].cell, total_steps(&jobs[k].extent))
         if count > 1:
-            threads = threads_for_strips(&jobs[0].extent, &jobs[0].cell, count, stacked, work)
+            threads = threads_for_strips(&jobs[0].extent, &jobs[0].cell, count, work)
         if threads > 1:
             run_strips(jobs, False, count, stacked, threads, work, like)
         else:
@@ -522,7 +522,7 @@ cdef int run_backward_all(tuple passes, bint stacked, const floating *like) exce
             read_backward[floating](&jobs[k], cell, x, state, schedule, tape, dy, dfinal, dx, dcell, dstate)
             work += 2 * work_of(&jobs[k].cell, total_steps(&jobs[k].extent))
         if count > 1:
-            threads = threads_for_strips(&jobs[0].extent, &jobs[0].cell, count, stacked, work)
+            threads = threads_for_strips(&jobs[0].extent, &jobs[0].cell, count, work)
         if threads > 1:
             run_strips(jobs, True, count, stacked, threads, work, like)
         else:

@@ -3,8 +3,8 @@
 # single one, a chunk, or back a slice of one, at a time.
 
 cdef enum:
-    # Rows of a chunk at least, two tiles, and chunks of a pass at most: the first and the last ones of a chain
-    # find one thread alone.
+    # Rows of a chunk in a chain, at least two tiles, and chunks of a pass, at most: the first and the last
+    # ones find one thread alone.
     SLICE_ROWS = 12
     SLICES = 16
 
@@ -15,18 +15,17 @@ cdef struct Strips:
     bint back
 
 
-cdef int threads_for_strips(const Extent *extent, const Cell *cell, Py_ssize_t count, bint stacked,
-                            double work) noexcept:
+cdef int threads_for_strips(const Extent *extent, const Cell *cell, Py_ssize_t count, double work) noexcept:
     """Return how many threads pay for passes at once; 1 if the passes had better follow each other.
 
-    Threads that share the rows or units of one pass are better than a chain, whose ends find one alone; two
-    directions are better than that.
+    Where threads can share the rows or the units of a pass, they do: each has its part of the weights in its
+    cache then, and nobody waits for the first and the last chunk of a chain.
     """
-    cdef int threads = <int> min(max_threads, count)
     cdef bint by_units
     cdef Schedule sizes = sizes_of(extent)
-    cdef int alone = threads_for(&sizes, cell, max_threads, &by_units)
-    return 1 if work < TEAM_WORK or solo() or alone > (1 if stacked else threads) else threads
+    if work < TEAM_WORK or solo() or threads_for(&sizes, cell, max_threads, &by_units) > 1:
+        return 1
+    return <int> min(max_threads, count)
 
 
 cdef int run_strips(void *jobs, bint back, Py_ssize_t count, bint stacked, int threads, double work,
@@ -48,7 +47,7 @@ cdef int run_strips(void *jobs, bint back, Py_ssize_t count, bint stacked, int t
     if not own.failed:
         with nogil:
             for k in range(count):
-                ready_strip(&strips, k, &workspaces[k], like)
+                ready_strip(&strips, k, stacked, &workspaces[k], like)
                 failed = failed or workspaces[k].failed
             if not failed:
                 if floating is float:
@@ -67,7 +66,8 @@ cdef int run_strips(void *jobs, bint back, Py_ssize_t count, bint stacked, int t
     return release(&own, cancelled)
 
 
-cdef void ready_strip(Strips *strips, Py_ssize_t k, Workspace *workspace, const floating *like) noexcept nogil:
+cdef void ready_strip(Strips *strips, Py_ssize_t k, bint stacked, Workspace *workspace,
+                      const floating *like) noexcept nogil:
     """Prepare one of the jobs, and say how far it is to go first."""
     cdef Strip *strip = &strips.order.strips[k]
     cdef Forward *job
@@ -75,7 +75,7 @@ cdef void ready_strip(Strips *strips, Py_ssize_t k, Workspace *workspace, const 
     if strips.back:
         job_back = &(<Backward *> strips.jobs)[k]
         begin(&job_back.team, False)
-        job_back.slice = slice_of(&job_back.extent)
+        job_back.slice = slice_of(&job_back.extent) if stacked else 0
         threads_back(job_back, 1, workspace, like)
         ready_back(job_back, 1, workspace, like)
         strip.steps = job_back.schedule.steps
@@ -84,7 +84,7 @@ cdef void ready_strip(Strips *strips, Py_ssize_t k, Workspace *workspace, const 
     else:
         job = &(<Forward *> strips.jobs)[k]
         begin(&job.team, False)
-        job.slice = slice_of(&job.extent)
+        job.slice = slice_of(&job.extent) if stacked else 0
         ready_forward(job, workspace, like)
         strip.steps = job.schedule.steps
         if not workspace.failed:
@@ -92,7 +92,7 @@ cdef void ready_strip(Strips *strips, Py_ssize_t k, Workspace *workspace, const 
 
 
 cdef inline Py_ssize_t slice_of(const Extent *extent) noexcept nogil:
-    """Rows after which the next layer of a chain may begin, and threads that have come late may help."""
+    """Rows after which the next layer of a chain may begin."""
     return max(SLICE_ROWS, total_steps(extent) // SLICES)
 
 

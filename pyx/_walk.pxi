@@ -223,6 +223,7 @@ cdef bint chunk_forward(Forward *job, int thread, Place *place, fp_state caller,
     cdef double row_work = work_of(&job.cell, 1)
     cdef int size = team.size
     cdef Share share = share_of(job.by_units, thread, size, &job.cell)
+    cdef bint meet          # whether the threads meet after the step
 
     if place.end == 0:
         if job.between:
@@ -248,12 +249,21 @@ cdef bint chunk_forward(Forward *job, int thread, Place *place, fp_state caller,
         poll(team, thread, row_work * schedule.active[place.s], caller)
         place.n += schedule.active[place.s]
         place.s += 1
-        if stopped(team) or ((job.by_units or place.s == place.end) and not barrier(team, thread)):
+        meet = job.by_units or place.s == place.end
+        if meet and size > 1 and place.s < schedule.steps:
+            admit(team, thread, place, &job.place)
+        if stopped(team) or (meet and not barrier(team, thread)):
             return False
-        if thread == 0 and team.size == 1 and place.s < schedule.steps and waiting(team):
-            job.place = place[0]
-            let_in(team)
+        if size == 1 and place.s < schedule.steps:
+            admit(team, thread, place, &job.place)
     return True
+
+
+cdef inline void admit(Team *team, int thread, const Place *place, Place *shared) noexcept nogil:
+    """Let in who waits, now or with the next barrier: all before the place will have been done then."""
+    if thread == 0 and waiting(team):
+        shared[0] = place[0]
+        let_in(team)
 
 
 cdef void pack_weights(Forward *job, int thread, int size, const floating *like) noexcept nogil:
@@ -656,8 +666,8 @@ cdef bint chunk_back(Backward *job, int thread, Place *place, fp_state caller,
         if job.between:
             between_steps_back(job, &share, s, like)
         place.s = s
-        if s > place.start:
-            admit(job, thread, place)
+        if s > place.start and size == 1:
+            admit(team, thread, place, &job.place)
 
     if job.slice:
         inputs_back(job, first, last, place.n, place.n, rows, like)
@@ -669,18 +679,13 @@ cdef bint chunk_back(Backward *job, int thread, Place *place, fp_state caller,
             inputs_back(job, place.start, place.end, 0, rows * thread // size, rows * (thread + 1) // size,
                         like)
         sum_chunk(job, rows, thread, size, like)
+        if place.chunk and size > 1:
+            admit(team, thread, place, &job.place)
         if not barrier(team, thread):
             return False
-        if place.chunk:
-            admit(job, thread, place)
+        if place.chunk and size == 1:
+            admit(team, thread, place, &job.place)
     return True
-
-
-cdef inline void admit(Backward *job, int thread, const Place *place) noexcept nogil:
-    """Let in who waits, if this thread is alone and has done all that comes before its place."""
-    if thread == 0 and job.team.size == 1 and waiting(&job.team):
-        job.place = place[0]
-        let_in(&job.team)
 
 
 cdef void end_back(Backward *job, int thread, const floating *like) noexcept nogil:

@@ -53,6 +53,9 @@ static inline int clstm_gives_up(double saved, double last, double credit)
 #include <time.h>
 #include <unistd.h>
 
+#if defined(__GLIBC__) && defined(_GNU_SOURCE)
+#define CLSTM_ASIDE 1 /* threads can be kept off a processor */
+#endif
 #if defined(__SSE2__)
 #include <immintrin.h>
 #define CLSTM_PAUSE() _mm_pause()
@@ -94,7 +97,6 @@ typedef struct {
     atomic_int size;     /* members that take part: numbers 0 .. size - 1 */
     int next_size;       /* the same after the next barrier; only thread 0 writes it */
     int limit;           /* of members */
-    int processor;       /* where thread 0 was when it called the others, or -1 */
     int members;         /* the most that there were */
     atomic_int finished; /* members that have done their work, number 0 apart */
     atomic_int closed;   /* whether those who come now are too late */
@@ -133,14 +135,16 @@ static inline int clstm_waiting(clstm_team *team)
 }
 
 /* Let in who is there: called by thread 0 where it works alone and has computed all that its place in the job
- * says, or where no barriers are used. */
+ * says; or before a barrier, after which they come, if that is what the place says; or where no barriers are
+ * used. */
 static void clstm_let_in(clstm_team *team)
 {
     int present = atomic_load_explicit(&team->present, memory_order_relaxed);
     if (team->members == 1)
         team->formed = clstm_now();
     team->members = team->next_size = present < team->limit ? present : team->limit;
-    atomic_store_explicit(&team->size, team->next_size, memory_order_release);
+    if (team->counted || atomic_load_explicit(&team->size, memory_order_relaxed) == 1)
+        atomic_store_explicit(&team->size, team->next_size, memory_order_release);
 }
 
 /* Wait a little for something that another thread does. */
@@ -175,8 +179,8 @@ static int clstm_barrier(clstm_team *team, int thread)
         double arrived = thread ? 0 : clstm_now();
         if (atomic_fetch_add(&team->arrived, 1) + 1 == size) {
             atomic_store_explicit(&team->arrived, 0, memory_order_relaxed);
-            atomic_store_explicit(&team->size, team->next_size, memory_order_relaxed);
             team->stop = atomic_load_explicit(&team->cancelled, memory_order_relaxed);
+            atomic_store_explicit(&team->size, team->next_size, memory_order_release);
             atomic_store_explicit(&team->phase, phase + 1, memory_order_release);
         } else {
             for (int spins = 0; atomic_load_explicit(&team->phase, memory_order_acquire) == phase; spins++)
@@ -216,11 +220,21 @@ typedef struct {
     _Alignas(64) char job[];
 } clstm_call;
 
+/* Where a worker may run. */
+typedef struct {
+    pthread_t handle;
+#if defined(CLSTM_ASIDE)
+    int moved;
+    cpu_set_t allowed; /* to be its set again, where it was moved */
+#endif
+} clstm_place;
+
 static struct {
     pthread_mutex_t taken; /* held by the call that has the pool */
     pthread_mutex_t lock;  /* guards what follows */
     pthread_cond_t posted;
-    int workers;                            /* threads that exist, numbered from 1 */
+    int workers; /* threads that exist, numbered from 1 */
+    clstm_place places[CLSTM_MAX_THREADS];
     int awake[CLSTM_MAX_THREADS];           /* whether they look for work without being called */
     _Atomic double seen[CLSTM_MAX_THREADS]; /* when they last did */
     atomic_int posted_to[CLSTM_MAX_THREADS];
@@ -238,6 +252,56 @@ static struct {
 static inline int clstm_solo(void)
 {
     return !clstm_patient && clstm_now() < clstm_pool.solo_until;
+}
+
+/* A worker that wakes up on the processor of the thread that called it may stay there, and wait, for tens of
+ * milliseconds although others are idle.  So those that are not awake are kept off it until they have begun. */
+typedef struct {
+    int there_is; /* another processor */
+#if defined(CLSTM_ASIDE)
+    cpu_set_t allowed, others;
+#endif
+} clstm_aside;
+
+/* Find out where the calling thread may run and where it does. */
+static void clstm_find_aside(clstm_aside *aside)
+{
+    aside->there_is = 0;
+#if defined(CLSTM_ASIDE)
+    int own = sched_getcpu();
+    if (own < 0 || own >= CPU_SETSIZE || sched_getaffinity(0, sizeof(cpu_set_t), &aside->allowed))
+        return;
+    aside->others = aside->allowed;
+    CPU_CLR(own, &aside->others);
+    aside->there_is = CPU_COUNT(&aside->others) > 0;
+#endif
+}
+
+/* Keep a worker off the calling thread's processor; the lock is held. */
+static void clstm_set_aside(const clstm_aside *aside, int thread)
+{
+#if defined(CLSTM_ASIDE)
+    clstm_place *place = &clstm_pool.places[thread];
+    if (aside->there_is && !pthread_setaffinity_np(place->handle, sizeof(cpu_set_t), &aside->others)) {
+        place->moved = 1;
+        place->allowed = aside->allowed;
+    }
+#else
+    (void)aside, (void)thread;
+#endif
+}
+
+/* Let a worker, the calling thread, run wherever the thread that called it may; the lock is held. */
+static void clstm_put_back(int thread)
+{
+#if defined(CLSTM_ASIDE)
+    clstm_place *place = &clstm_pool.places[thread];
+    if (place->moved)
+        pthread_setaffinity_np(place->handle, sizeof(cpu_set_t), &place->allowed);
+    place->moved = 0;
+#else
+    (void)thread;
+#endif
 }
 
 static void clstm_leave(clstm_call *call)
@@ -261,48 +325,20 @@ static void clstm_offer(clstm_watch *watch)
     watch->last = now;
 }
 
-/* The processor that this thread is on, or -1 if nobody can tell. */
-static inline int clstm_processor(void)
-{
-#if defined(__linux__)
-    return sched_getcpu();
-#else
-    return -1;
-#endif
-}
-
-/* Go to another processor than this one, if there is any that may be used.  A thread that wakes up beside the
- * one that called it, on the same processor, may wait there for tens of milliseconds although others are
- * idle. */
-static void clstm_leave_processor(int processor)
-{
-#if defined(__linux__)
-    cpu_set_t allowed, others;
-    if (sched_getaffinity(0, sizeof(allowed), &allowed))
-        return;
-    others = allowed;
-    CPU_CLR(processor, &others);
-    if (CPU_COUNT(&others) && !sched_setaffinity(0, sizeof(others), &others))
-        sched_setaffinity(0, sizeof(allowed), &allowed);
-#else
-    (void)processor;
-#endif
-}
-
 /* What a worker does of a call: its part, once nobody else wants its processor and it is let in. */
 static void clstm_join(clstm_call *call, clstm_watch *watch)
 {
     clstm_team *team = call->team;
-    if (team->processor >= 0 && team->processor == clstm_processor())
-        clstm_leave_processor(team->processor);
     for (; watch->kept < CLSTM_OFFERS && !clstm_patient; clstm_offer(watch))
         if (atomic_load(&team->closed))
             return;
     int number = atomic_fetch_add(&team->present, 1);
     for (; number >= atomic_load_explicit(&team->size, memory_order_acquire); clstm_offer(watch))
-        if (atomic_load(&team->closed))
+        /* A member comes even now: the call waits for it. */
+        if ((atomic_load(&team->closed) || team->alone) && number >= team->members)
             return;
-    call->work(call->job, number);
+    if (!team->stop)
+        call->work(call->job, number);
     atomic_fetch_add(&team->finished, 1);
     watch->last = clstm_now();
 }
@@ -321,6 +357,7 @@ static void *clstm_worker(void *number)
             watch.kept = 0;
         }
         clstm_pool.posted_to[thread] = 0;
+        clstm_put_back(thread);
         clstm_call *call = clstm_pool.call;
         atomic_fetch_add(&call->users, 1);
         pthread_mutex_unlock(&clstm_pool.lock);
@@ -372,6 +409,7 @@ static int clstm_hire(int wanted)
             return clstm_pool.workers + 1;
         pthread_detach(handle);
         clstm_pool.workers++;
+        clstm_pool.places[clstm_pool.workers].handle = handle;
     }
     return wanted;
 }
@@ -384,10 +422,15 @@ static void clstm_post(clstm_call *call, int threads)
     int expected = 1, awake = 1;
     double now = clstm_now();
     clstm_pool.call = call;
+    clstm_aside aside;
+    clstm_find_aside(&aside);
     for (int thread = 1; thread < threads; thread++) {
         double seen = atomic_load_explicit(&clstm_pool.seen[thread], memory_order_relaxed);
         awake += clstm_pool.awake[thread];
-        expected += clstm_pool.awake[thread] && now - seen < clstm_moment;
+        if (clstm_pool.awake[thread] && now - seen < clstm_moment)
+            expected++;
+        else
+            clstm_set_aside(&aside, thread);
         clstm_pool.posted_to[thread] = 1;
     }
     if (awake < threads)
@@ -414,8 +457,11 @@ static void clstm_close(clstm_call *call, int threads)
     clstm_pool.call = NULL;
     pthread_mutex_unlock(&clstm_pool.lock);
     atomic_store(&team->closed, 1);
+    double since = team->members > 1 ? clstm_now() : 0;
     for (int spins = 0; atomic_load(&team->finished) < team->members - 1; spins++)
         clstm_rest(spins);
+    if (team->members > 1)
+        team->waited += clstm_now() - since;
 }
 
 /* What a call that is over tells about the next ones; `calling`: what it took to call the workers. */
@@ -466,7 +512,6 @@ static void clstm_run(int wanted, clstm_work work, void *job, size_t size, clstm
         clstm_pool.credit = clstm_credit_first;
     }
     team->limit = threads;
-    team->processor = clstm_processor();
     team->credit = clstm_pool.credit;
     call->users = 1;
     call->work = work;
