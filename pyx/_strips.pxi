@@ -3,8 +3,8 @@
 # single one, a chunk, or back a slice of one, at a time.
 
 cdef enum:
-    # Rows of a chunk in a chain, at least two tiles, and chunks of a pass, at most: the first and the last
-    # ones find one thread alone.
+    # Rows of a chunk in a chain, at least two tiles, and chunks of a pass that has few rows, at most: the
+    # first and the last ones find one thread alone.
     SLICE_ROWS = 12
     SLICES = 16
 

@@ -159,6 +159,22 @@ def test_exception_of_a_signal_handler_ends_passes_at_once(structure, training):
         assert_same_bits(layer(short.x)[0], again)
 
 
+def test_memory_of_passes_at_once_does_not_grow_with_the_steps():
+    """The chunks of a long pass are as short as those of any other, for caches and signals."""
+    code = """
+import resource, sys
+import clstm, numpy as np
+clstm.set_num_threads(int(sys.argv[1]))
+layer = clstm.LSTM(16, 16, 3, dtype="float32", rng=0)
+layer(np.broadcast_to(np.float32(0.1), (1_000_000, 1, 16)))
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+    pytest.importorskip("resource")
+    alone, together = (run_python(code, str(n)) for n in (1, 2))
+    assert (alone.stderr, together.stderr) == ("", "")
+    assert int(together.stdout) < 1.2 * int(alone.stdout)
+
+
 def test_threads_that_come_late_change_no_bit():
     """A thread that sleeps takes part from where the others are when it is awake."""
     code = """
