@@ -251,16 +251,26 @@ class Twin:
 
     def _record(self) -> Record:
         """Return what the last forward pass left behind."""
-        tape = self._tape
-        if tape is None:
-            raise RuntimeError("backward: expected a call of forward before it, got none")
+        tape = self._last_tape()
         ((layer,), (h_0, c_0)) = tape.layers, tape.state
         (left,) = layer.cells
         return Record(layer.x, left, h_0, c_0, self._hidden_first)
 
+    def _last_tape(self) -> Tape:
+        if self._tape is None:
+            raise RuntimeError("backward: expected a call of forward before it, got none")
+        return self._tape
+
     def _backward(self, dy: Array | None = None, dh_n: Array | None = None) -> None:
-        """Walk the last forward pass back from dy (T, B, H) or dh_n (B, H), into the core's gradients."""
-        self._core.backward(dy, None if dh_n is None else (dh_n[None], None), tape=self._tape)
+        """Walk the last forward pass back from dy (T, B, H) or dh_n (B, H), into the core's gradients.
+
+        No twin hands out a gradient by x, so none is computed.
+        """
+        tape = self._last_tape()
+        dh, dc = self._core.zero_state(tape.shape[1])
+        dy = None if dy is None else np.ascontiguousarray(dy)
+        dfinal = (dh if dh_n is None else dh_n[None], dc)
+        self._core.backward_steps(tape, dy, dfinal, input_gradient=False)
 
     def _read_out(self, h: Array) -> Array:
         """Map hidden states (..., H) to outputs (..., O)."""
