@@ -35,7 +35,9 @@ cdef struct Cell:
     Py_ssize_t U            # vectors of units, ceil(H / V)
     Py_ssize_t U_h          # vectors of h, ceil(R / V)
     Py_ssize_t W            # vectors of units in a panel, 4 / G
-    Py_ssize_t N            # vectors of z, G U
+    Py_ssize_t tail         # units of the last panel, if their gates lie in it without gaps; else 0
+    Py_ssize_t N            # vectors of z: G U, or with a tail fewer
+    Py_ssize_t D            # numbers of z from the first to the last: G H, or without a tail N V
     Py_ssize_t Q            # panels of four of these, ceil(N / 4)
     const void *W_x         # IN (I, GH)
     const void *W_h         # IN (R, GH)
@@ -70,13 +72,21 @@ cdef int read_cell(Cell *to, object cell, const floating *like) except -1:
     to.I, to.H, to.R = W_x.shape[0], bias.shape[0] // to.G, W_h.shape[0]
     to.W = 4 // to.G
     to.U, to.U_h = (to.H + to.V - 1) // to.V, (to.R + to.V - 1) // to.V
-    to.N = to.G * to.U
-    to.Q = (to.N + 3) // 4
     to.W_x, to.W_h, to.bias = &W_x[0, 0], &W_h[0, 0], &bias[0]
     to.W_x_by_column, to.W_h_by_column = lies_by_column(W_x), lies_by_column(W_h)
     if cell.options is not None:
         read_options(to, cell, like)
+    to.N, to.D = to.G * to.U, to.G * to.U * to.V
+    to.tail = to.H % to.V if to.kind == LSTM and 4 * (to.H % to.V) <= 3 * to.V else 0
+    if to.tail:
+        to.N, to.D = 4 * (to.U - 1) + (4 * to.tail + to.V - 1) // to.V, 4 * to.H
+    to.Q = (to.N + 3) // 4
     return 0
+
+
+cdef inline Py_ssize_t gate_pitch(const Cell *cell, Py_ssize_t u) noexcept nogil:
+    """Numbers from gate to gate of the units u V, u V + 1, ... in a row of panels."""
+    return cell.tail if cell.tail and u == cell.U - 1 else cell.V
 
 
 cdef bint lies_by_column(const floating[:, :] W) except? True:

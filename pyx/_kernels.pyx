@@ -10,6 +10,8 @@
 #   V            numbers in a vector; U = ceil(H / V) vectors cover the hidden units, with padding
 #   z            pre-activations, later gates: G vectors for each vector of units, side by side
 #   panel        up to four vectors of columns of a matrix side by side, row after row: (depth, width)
+#   tail         the units behind the last whole vector of an LSTM: up to three quarters of a vector share a
+#                panel without gaps between their gates, which `spread` sets apart before the gates stage
 #   row          of a matrix; in a workspace, the place of a sequence: they are ordered by length, longest
 #                first, so that those still running are a prefix
 #   tile         rows that go through a panel together; where nothing else is said R = tile_rows(4) of them
@@ -45,6 +47,10 @@ cdef extern from "simd.h" nogil:
     vec_f64 tanh_f64 "clstm_tanh_f64"(vec_f64 x)
     vec_f32 sigmoid_f32 "clstm_sigmoid_f32"(vec_f32 x)
     vec_f64 sigmoid_f64 "clstm_sigmoid_f64"(vec_f64 x)
+    void spread_f32 "clstm_spread_f32"(float *z, Py_ssize_t pitch)
+    void spread_f64 "clstm_spread_f64"(double *z, Py_ssize_t pitch)
+    void join_f32 "clstm_join_f32"(float *z, Py_ssize_t pitch)
+    void join_f64 "clstm_join_f64"(double *z, Py_ssize_t pitch)
     Py_ssize_t tile_rows "clstm_tile_rows"(Py_ssize_t width)
     void tile_f32 "clstm_tile_f32"(Py_ssize_t rows, Py_ssize_t width,
                                    const float *a, Py_ssize_t a_row, Py_ssize_t a_step,
@@ -232,6 +238,20 @@ cdef inline vec vec_let_through(vec x, double limit, vec d) noexcept nogil:
         return let_through_f32(x, <float> limit, d)
     else:
         return let_through_f64(x, limit, d)
+
+
+cdef inline void spread(floating *z, Py_ssize_t pitch) noexcept nogil:
+    if floating is float:
+        spread_f32(z, pitch)
+    else:
+        spread_f64(z, pitch)
+
+
+cdef inline void join(floating *z, Py_ssize_t pitch) noexcept nogil:
+    if floating is float:
+        join_f32(z, pitch)
+    else:
+        join_f64(z, pitch)
 
 
 cdef inline void transpose(const floating *columns, Py_ssize_t pitch, Py_ssize_t n, Py_ssize_t count,

@@ -159,7 +159,7 @@ cdef Cell projection_of(const Cell *cell) noexcept nogil:
     memset(&side, 0, sizeof(Cell))
     side.V, side.G, side.W = cell.V, 1, 4
     side.I, side.H, side.R, side.U, side.N = cell.H, cell.R, cell.R, cell.U_h, cell.U_h
-    side.Q = (side.N + 3) // 4
+    side.Q, side.D = (side.N + 3) // 4, side.N * side.V
     side.W_x = cell.W_r
     return side
 
@@ -235,7 +235,7 @@ cdef void normalise_part(Forward *job, Py_ssize_t b, Py_ssize_t t, Py_ssize_t pa
     cdef floating *left
     if job.norms.start != NULL:
         left = <floating *> at(&job.norms, t, b)
-        unpack_row(cell, <const floating *> sums, sums_panel, 0, cell.U, left + part * 4 * cell.H)
+        unpack_row(cell, <const floating *> sums, sums_panel, V, 0, cell.U, left + part * 4 * cell.H)
         left[8 * cell.H + part] = scale
     for u in range(cell.U):
         for k in range(4 * V):
@@ -581,12 +581,12 @@ cdef void hand_out_gradients(Backward *job, const floating *like) noexcept nogil
         for k in range(3):
             memcpy(<floating *> job.dpeepholes + k * H, <floating *> options.dpeepholes + k * whole, size)
     if cell.norm_x != NULL:
-        unpack_row(cell, <const floating *> options.dnorm_x, 4 * V, 0, cell.U, <floating *> job.dnorm_x)
-        unpack_row(cell, <const floating *> options.dnorm_h, 4 * V, 0, cell.U, <floating *> job.dnorm_h)
+        unpack_row(cell, <const floating *> options.dnorm_x, 4 * V, V, 0, cell.U, <floating *> job.dnorm_x)
+        unpack_row(cell, <const floating *> options.dnorm_h, 4 * V, V, 0, cell.U, <floating *> job.dnorm_h)
         for k in range(2):
             memcpy(<floating *> job.dnorm_c + k * H, <floating *> options.dnorm_c + k * whole, size)
     if cell.W_r != NULL:
         side = projection_of(cell)
         for k in range(H):
-            unpack_row(&side, <const floating *> options.dW_r + k * 4 * V, H * 4 * V, 0, side.U,
+            unpack_row(&side, <const floating *> options.dW_r + k * 4 * V, H * 4 * V, V, 0, side.U,
                        <floating *> job.dW_r + k * R)

@@ -18,32 +18,35 @@ cdef inline void copy_lanes(floating *to, const floating *source, Py_ssize_t n) 
 cdef inline void pack_row(const Cell *cell, const floating *row, Py_ssize_t k, Py_ssize_t depth,
                           floating *panels) noexcept nogil:
     """Regroup a row (GH,) of gate blocks as row k of panels `depth` deep; padding becomes 0."""
-    cdef Py_ssize_t V = lanes(row), G = cell.G, H = cell.H, W = cell.W, q, g, unit, n, width
+    cdef Py_ssize_t V = lanes(row), G = cell.G, H = cell.H, W = cell.W, q, g, unit, n, width, pitch
     cdef floating *to
     for q in range(cell.Q):
         unit = q * W * V                        # the first of the panel
         n = min(W * V, H - unit)
         width = min(4, cell.N - 4 * q)
         to = panels + (4 * q * depth + k * width) * V
+        if n < W * V:
+            memset(to, 0, width * V * sizeof(floating))
         if G == 1:
-            if n < 4 * V:
-                memset(to, 0, width * V * sizeof(floating))
             memcpy(to, row + unit, n * sizeof(floating))
         else:
+            pitch = gate_pitch(cell, q)
             for g in range(4):
-                if n < V:
-                    memset(to + g * V, 0, V * sizeof(floating))
-                copy_lanes(to + g * V, row + g * H + unit, n)
+                copy_lanes(to + g * pitch, row + g * H + unit, n)
 
 
-cdef void unpack_row(const Cell *cell, const floating *z, Py_ssize_t z_panel, Py_ssize_t u_first,
-                     Py_ssize_t u_end, floating *to) noexcept nogil:
-    """Gather units u_first V .. u_end V of a row (GH,) from panels z_panel apart."""
+cdef void unpack_row(const Cell *cell, const floating *z, Py_ssize_t z_panel, Py_ssize_t last_pitch,
+                     Py_ssize_t u_first, Py_ssize_t u_end, floating *to) noexcept nogil:
+    """Gather units u_first V .. u_end V of a row (GH,) from panels z_panel apart.
+
+    last_pitch: numbers from gate to gate of the last units; V where a tail has been spread.
+    """
     cdef Py_ssize_t V = lanes(z), H = cell.H, u, g
     if cell.G == 4:
         for g in range(4):
             for u in range(u_first, u_end):
-                copy_lanes(to + g * H + u * V, z + u * z_panel + g * V, H - u * V)
+                copy_lanes(to + g * H + u * V, z + u * z_panel + g * (last_pitch if u == cell.U - 1 else V),
+                           H - u * V)
     else:
         for u in range(u_first, u_end):
             copy_lanes(to + u * V, z + u // 4 * z_panel + u % 4 * V, H - u * V)
@@ -53,31 +56,35 @@ cdef void pack(const Cell *cell, const floating *W, bint by_column, Py_ssize_t r
                Py_ssize_t k_end, Py_ssize_t above, Py_ssize_t depth, floating *panels) noexcept nogil:
     """Rows k .. k_end of weights (rows, GH) into panels `depth` deep, in which `above` rows come first."""
     cdef Py_ssize_t V = lanes(W), H = cell.H, v, unit, width
+    cdef floating *to
     if not by_column:
         for k in range(k, k_end):
             pack_row(cell, W + k * cell.G * H, above + k, depth, panels)
         return
-    for v in range(cell.N):             # vectors of columns: unit after unit, each with its gates
+    for v in range(cell.G * cell.U):    # vectors of columns: unit after unit, each with its gates
         unit, width = v // cell.G * V, min(4, cell.N - v // 4 * 4)
+        to = panels + (v // 4 * 4 * depth + (above + k) * width) * V
+        if cell.tail and v == 4 * cell.U - 4:
+            memset(to, 0, (k_end - k) * width * V * sizeof(floating))
         transpose(W + (v % cell.G * H + unit) * rows + k, rows, min(V, H - unit), k_end - k,
-                  panels + (v // 4 * 4 * depth + (above + k) * width + v % 4) * V, width * V, True)
+                  to + v % 4 * gate_pitch(cell, v // cell.G), width * V, not cell.tail)
 
 
 cdef void pack_transposed(const Cell *cell, const floating *W, bint by_column, Py_ssize_t rows, Py_ssize_t u,
                           Py_ssize_t u_end, floating *panels) noexcept nogil:
-    """Units u V .. u_end V of weights (rows, GH), transposed, into panels (N V, rows); padding becomes 0."""
+    """Units u V .. u_end V of weights (rows, GH), transposed, into panels (D, rows); padding becomes 0."""
     cdef Py_ssize_t V = lanes(W), H = cell.H, G = cell.G, pitch = cell.G * cell.H
-    cdef Py_ssize_t first, count, width, g, lane, j
+    cdef Py_ssize_t first, count, width, height, g, lane, j
     cdef const floating *column
     cdef floating *to
     for u in range(u, u_end):
-        first = 0
+        first, height = 0, gate_pitch(cell, u)
         while first < rows:
             count = min(4 * V, rows - first)
             width = (count + V - 1) // V * V
-            to = panels + first * cell.N * V + G * u * V * width
-            if count < width or H - u * V < V:
-                memset(to, 0, G * V * width * sizeof(floating))
+            to = panels + first * cell.D + G * u * V * width
+            if count < width or H - u * V < height:
+                memset(to, 0, G * height * width * sizeof(floating))
             for g in range(G):
                 if by_column:
                     for lane in range(min(V, H - u * V)):
@@ -88,7 +95,7 @@ cdef void pack_transposed(const Cell *cell, const floating *W, bint by_column, P
                     for lane in range(min(V, H - u * V)):
                         for j in range(count):
                             to[lane * width + j] = column[j * pitch + lane]
-                to += V * width
+                to += height * width
             first += 4 * V
 
 
@@ -98,14 +105,16 @@ cdef void unpack(const Cell *cell, const floating *panels, Py_ssize_t k, Py_ssiz
     cdef Py_ssize_t V = lanes(panels), H = cell.H, v, unit, n
     if not by_column:
         for k in range(k, k_end):
-            unpack_row(cell, panels + (above + k) * 4 * V, depth * 4 * V, 0, cell.U, W + k * cell.G * H)
+            unpack_row(cell, panels + (above + k) * 4 * V, depth * 4 * V, gate_pitch(cell, cell.U - 1), 0,
+                       cell.U, W + k * cell.G * H)
         return
-    for v in range(cell.N):             # as in `pack`
+    for v in range(cell.G * cell.U):    # as in `pack`
         unit = v // cell.G * V
         n = k
         while n < k_end:
-            transpose(panels + (v // 4 * depth + above + n) * 4 * V + v % 4 * V, 4 * V, min(V, k_end - n),
-                      min(V, H - unit), W + (v % cell.G * H + unit) * rows + n, rows, False)
+            transpose(panels + (v // 4 * depth + above + n) * 4 * V + v % 4 * gate_pitch(cell, v // cell.G),
+                      4 * V, min(V, k_end - n), min(V, H - unit),
+                      W + (v % cell.G * H + unit) * rows + n, rows, False)
             n += V
 
 
@@ -150,9 +159,9 @@ cdef void multiply(const floating *a, Py_ssize_t rows, Py_ssize_t a_row, const f
     while done < count:
         # One row alone takes two panels at once: eight sums hide the latency of an addition, four do not.
         p = count - 1 - done if descending else done
-        if rows == 1 and done + 2 <= count and (4 * p + 4 <= vectors if descending else 4 * p + 8 <= vectors):
+        if rows == 1 and done + 2 <= count:
             p -= descending
-            width, height, next_tile = 8, 1, 1
+            width, height, next_tile = min(8, vectors - 4 * p), 1, 1
             done += 2
         else:
             width = min(4, vectors - 4 * p)

@@ -372,6 +372,8 @@ cdef inline void gates_forward(int kind, int part, Py_ssize_t G, Forward *job, c
         for q in range(r, min(r + tile, running)):
             for p in range(first, last):
                 z_units = z + p * z_panel + q * 4 * V
+                if kind == LSTM and part == 0 and job.cell.tail and p == job.cell.Q - 1:
+                    spread(z_units, job.cell.tail)
                 u = p * W
                 u_end = u + 1 if W == 1 else min(u + W, U)
                 while u < u_end:
@@ -396,7 +398,7 @@ cdef inline void hand_out(Forward *job, const Share *share, Py_ssize_t s, const 
             if job.y.start != NULL:
                 memcpy(<floating *> at(&job.y, t, b) + share.h, h + q * job.pitch + share.h, size_h)
             if job.gates.start != NULL:
-                unpack_row(&job.cell, z + q * 4 * V, z_panel, share.u, share.u_end,
+                unpack_row(&job.cell, z + q * 4 * V, z_panel, V, share.u, share.u_end,
                            <floating *> at(&job.gates, t, b))
             if job.c.start != NULL:
                 memcpy(<floating *> at(&job.c, t, b) + unit, c + q * U * V + unit, size)
@@ -460,8 +462,8 @@ cdef struct Backward:
     void *dbias
     void *dh_0
     void *dc_0
-    void *panels_x                  # W_x transposed, (N V, I) in panels
-    void *panels_h                  # W_h transposed, (N V, R)
+    void *panels_x                  # W_x transposed, (D, I) in panels
+    void *panels_h                  # W_h transposed, (D, R)
     void *chunk_a                   # (K, rows) in tiles: [x; h_prev; 1], the bias is one more weight
     Py_ssize_t K, row_h, row_one    # the number of its rows, and where h_prev and 1 begin
     void *chunk_dz                  # (rows, N V)
@@ -470,7 +472,7 @@ cdef struct Backward:
     void *dW                        # (Q, K, 4 V)
     void *dh                        # (B, U_h V) from later steps
     void *dc                        # (B, U V) from later steps, times f
-    void *padded                    # gates, c, c_prev, dy of the last units, V of them, for each thread
+    void *padded                    # gates, c, c_prev, dy, dz of the last units, V of them, for each thread
     void *zeros                     # a row of 0, as wide as H, R and I
     void *masked                    # (R,) h_prev after its mask, for each thread
     Py_ssize_t *ends                # of the chunks of the forward pass
@@ -505,16 +507,16 @@ cdef void ready_back(Backward *job, int threads, Workspace *workspace, const flo
         job.row_one = job.row_h + (R + tile - 1) // tile * tile
     job.K = job.row_one + 1
     if job.dx.start != NULL:
-        job.panels_x = take(workspace, I_whole * N_whole * sizeof(floating))
+        job.panels_x = take(workspace, I_whole * cell.D * sizeof(floating))
         job.chunk_dx = take(workspace, most * I_whole * sizeof(floating))
-    job.panels_h = take(workspace, R_whole * N_whole * sizeof(floating))
+    job.panels_h = take(workspace, R_whole * cell.D * sizeof(floating))
     job.chunk_a = take(workspace, most * (job.K + tile) * sizeof(floating))
     job.chunk_dz = take(workspace, most * N_whole * sizeof(floating))
     job.panels_dz = take(workspace, most * N_whole * sizeof(floating))
     job.dW = take_zeros(workspace, job.K * cell.Q * 4 * V * sizeof(floating))
     job.dh = take_zeros(workspace, B * R_whole * sizeof(floating))
     job.dc = take_zeros(workspace, B * H_whole * sizeof(floating))
-    job.padded = take_zeros(workspace, threads * 7 * V * sizeof(floating))
+    job.padded = take_zeros(workspace, threads * 11 * V * sizeof(floating))
     job.zeros = take_zeros(workspace, max(H_whole, R_whole, I_whole) * sizeof(floating))
     if job.recurrent.start != NULL:
         job.masked = take(workspace, threads * R * sizeof(floating))
@@ -745,7 +747,7 @@ cdef inline void gates_backward(int kind, Py_ssize_t G, Backward *job, const Sha
     """4' to 2', or 6', for the rows and units of one thread; the step's rows begin at row n of the chunk."""
     cdef const Schedule *schedule = &job.schedule
     cdef Py_ssize_t H = job.cell.H, U = job.cell.U, N = job.cell.N, V = lanes(like)
-    cdef floating *padded = <floating *> job.padded + thread * 7 * V
+    cdef floating *padded = <floating *> job.padded + thread * 11 * V
     cdef floating *panels_dz = <floating *> job.panels_dz
     cdef const floating *gates
     cdef const floating *c = NULL
@@ -754,6 +756,7 @@ cdef inline void gates_backward(int kind, Py_ssize_t G, Backward *job, const Sha
     cdef floating *dh
     cdef floating *dc
     cdef floating *dz
+    cdef floating *dz_panel
     cdef Py_ssize_t r = share.row, q, t, b, u, g, count, panel, width
     while r < schedule.active[s]:
         for q in range(r, min(r + tile_rows(4), schedule.active[s])):
@@ -767,7 +770,7 @@ cdef inline void gates_backward(int kind, Py_ssize_t G, Backward *job, const Sha
             for u in range(share.u, share.u_end):
                 dh = <floating *> job.dh + (q * U + u) * V
                 dc = <floating *> job.dc + (q * U + u) * V
-                dz = <floating *> job.chunk_dz + ((n + q) * U + u) * G * V
+                dz = <floating *> job.chunk_dz + ((n + q) * N + u * G) * V
                 count = H - u * V
                 if count >= V:
                     backward_units(kind, gates + u * V, H, c + u * V, c_prev + u * V, dy + u * V,
@@ -780,18 +783,24 @@ cdef inline void gates_backward(int kind, Py_ssize_t G, Backward *job, const Sha
                         copy_lanes(padded + 5 * V, c_prev + u * V, count)
                     copy_lanes(padded + 6 * V, dy + u * V, count)
                     backward_units(kind, <const floating *> padded, V, padded + 4 * V, padded + 5 * V,
-                                   padded + 6 * V, <const floating *> dh, dc, dz)
+                                   padded + 6 * V, <const floating *> dh, dc, padded + 7 * V)
+                    if kind == LSTM and job.cell.tail:
+                        join(padded + 7 * V, count)
+                    memcpy(dz, padded + 7 * V, min(G, N - G * u) * V * sizeof(floating))
                 panel = G * u // 4
                 width = min(4, N - 4 * panel)
-                memcpy(panels_dz + (4 * panel * rows + (n + q) * width + G * u - 4 * panel) * V, dz,
-                       G * V * sizeof(floating))
+                dz_panel = panels_dz + (4 * panel * rows + (n + q) * width + G * u - 4 * panel) * V
+                if G <= width:                  # of a constant size: no call
+                    memcpy(dz_panel, dz, G * V * sizeof(floating))
+                else:
+                    memcpy(dz_panel, dz, width * V * sizeof(floating))
         r += share.row_stride
 
 
 cdef void carry_back(Backward *job, const Share *share, Py_ssize_t s, const floating *dz) noexcept nogil:
     """dh of the step before, dz @ W_h.T, for the rows and units of one thread."""
-    cdef Py_ssize_t V = lanes(dz), depth = job.cell.N * lanes(dz), first = share.h // V
-    multiply(dz, job.schedule.active[s], depth, <const floating *> job.panels_h + first * V * depth,
+    cdef Py_ssize_t V = lanes(dz), depth = job.cell.D, first = share.h // V
+    multiply(dz, job.schedule.active[s], job.cell.N * V, <const floating *> job.panels_h + first * V * depth,
              (share.h_end + V - 1) // V - first, depth, <const floating *> job.zeros, 0, 4 * V,
              <floating *> job.dh + first * V, job.cell.U_h * V, 4 * V, share.row, share.row_stride)
 
@@ -860,14 +869,14 @@ cdef void inputs_back(Backward *job, Py_ssize_t start, Py_ssize_t end, Py_ssize_
     """dx, dz @ W_x.T, of rows row .. row_end of a chunk, in steps start .. end, which begin with row n."""
     cdef const Schedule *schedule = &job.schedule
     cdef const Cell *cell = &job.cell
-    cdef Py_ssize_t I = cell.I, V = lanes(like), depth = cell.N * V, r, s
+    cdef Py_ssize_t I = cell.I, V = lanes(like), N_whole = cell.N * V, r, s
     cdef Py_ssize_t I_whole = (I + V - 1) // V * V
     cdef floating *chunk_dx = <floating *> job.chunk_dx
     if job.dx.start == NULL:
         return
     multiply(<const floating *> (job.chunk_dz if cell.norm_x == NULL else job.options.chunk_dx)
-             + row * depth, row_end - row, depth,
-             <const floating *> job.panels_x, I_whole // V, depth, <const floating *> job.zeros, 0, 4 * V,
+             + row * N_whole, row_end - row, N_whole,
+             <const floating *> job.panels_x, I_whole // V, cell.D, <const floating *> job.zeros, 0, 4 * V,
              chunk_dx + row * I_whole, I_whole, 4 * V)
     for s in range(start, end):
         for r in range(max(0, row - n), min(schedule.active[s], row_end - n)):

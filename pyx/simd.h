@@ -305,9 +305,24 @@ CLSTM_INLINE TYPE(vec) TYPE(sigmoid)(TYPE(vec) x)
     return TYPE(madd)(half, TYPE(tanh_twice)(TYPE(broadcast)((REAL)0.25) * x), half);
 }
 
+/* z (4, V) IN/OUT: four pieces that lie `pitch` apart, less than a vector, each to the front of a vector of
+ * its own.  What is behind them there is of no use. */
+CLSTM_INLINE void TYPE(spread)(REAL *z, ptrdiff_t pitch)
+{
+    for (int g = 3; g > 0; g--)
+        *(TYPE(vec) *)(z + g * TYPE(LANES)) = TYPE(load)(z + g * pitch);
+}
+
+/* The way back of `spread`. */
+CLSTM_INLINE void TYPE(join)(REAL *z, ptrdiff_t pitch)
+{
+    for (int g = 1; g < 4; g++)
+        memcpy(z + g * pitch, z + g * TYPE(LANES), sizeof(TYPE(vec)));
+}
+
 /* sums[r, v] = start[r, v] + sum over k of a[r, k] * panel[k, v], for `rows` rows and `width` vectors;
- * both are constants once inlined, so that the sums live in registers.  A width of 8 is two panels of 4
- * side by side.
+ * both are constants once inlined, so that the sums live in registers.  A width above 4 is two panels side
+ * by side, the first of 4.
  *   a      IN   (rows, depth), element (r, k) at a[r * a_row + k * a_step]
  *   panel  IN   (depth, width) vectors, contiguous; a second panel `next` elements further
  *   start  IN   (rows, width) vectors, rows start_row elements apart, a second panel start_next; may be sums
@@ -318,7 +333,8 @@ CLSTM_INLINE void TYPE(tile_of)(const int rows, const int width, const REAL *a, 
                                 ptrdiff_t sums_row, ptrdiff_t sums_next)
 {
     enum { V = TYPE(LANES) };
-    const int panel_width = width > 4 ? 4 : width;
+    const int first = width > 4 ? 4 : width, second = width - first;
+    const REAL *panel_2 = panel + next;
     TYPE(vec) sum[CLSTM_TILE_ROWS][8];
     CLSTM_UNROLL
     for (int r = 0; r < rows; r++) {
@@ -333,10 +349,11 @@ CLSTM_INLINE void TYPE(tile_of)(const int rows, const int width, const REAL *a, 
             CLSTM_UNROLL
             for (int v = 0; v < width; v++)
                 sum[r][v] =
-                    TYPE(madd)(x, *(const TYPE(vec) *)(panel + (v / 4) * next + (v % 4) * V), sum[r][v]);
+                    TYPE(madd)(x, *(const TYPE(vec) *)((v < 4 ? panel : panel_2) + (v % 4) * V), sum[r][v]);
         }
         a += a_step;
-        panel += panel_width * V;
+        panel += first * V;
+        panel_2 += second * V;
     }
     CLSTM_UNROLL
     for (int r = 0; r < rows; r++) {
@@ -346,7 +363,7 @@ CLSTM_INLINE void TYPE(tile_of)(const int rows, const int width, const REAL *a, 
     }
 }
 
-/* As tile_of, for any rows <= clstm_tile_rows(width) and width <= 4, or rows = 1 and width = 8. */
+/* As tile_of, for any rows <= clstm_tile_rows(width) and width <= 4, or rows = 1 and width <= 8. */
 static void TYPE(tile)(ptrdiff_t rows, ptrdiff_t width, const REAL *a, ptrdiff_t a_row, ptrdiff_t a_step,
                        const REAL *panel, ptrdiff_t next, ptrdiff_t depth, const REAL *start,
                        ptrdiff_t start_row, ptrdiff_t start_next, REAL *sums, ptrdiff_t sums_row,
@@ -360,7 +377,7 @@ static void TYPE(tile)(ptrdiff_t rows, ptrdiff_t width, const REAL *a, ptrdiff_t
         return;
 #define ROWS(W) CASE(1, W) CASE(2, W) CASE(3, W) CASE(4, W) CASE(5, W) CASE(6, W)
     switch (rows * 16 + width) {
-        ROWS(4) ROWS(3) ROWS(2) ROWS(1) CASE(1, 8)
+        ROWS(4) ROWS(3) ROWS(2) ROWS(1) CASE(1, 5) CASE(1, 6) CASE(1, 7) CASE(1, 8)
     }
 #undef ROWS
 #undef CASE

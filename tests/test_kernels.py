@@ -71,6 +71,13 @@ def test_kernels_equal_the_definition(kind, build, dtype, sizes, reverse, ragged
     assert_results_close(run(functions_of(build, dtype), case), expected)
 
 
+@pytest.mark.parametrize("B", [1, 7])
+@pytest.mark.parametrize("H", range(33, 48))
+def test_kernels_equal_the_definition_whatever_the_last_vector_holds(build, dtype, B, H):
+    case, expected = case_and_expected(3, B, 2, H, dtype, False, False, "lstm")
+    assert_results_close(run(functions_of(build, dtype), case), expected)
+
+
 @EACH_KIND
 @given(
     build=st.sampled_from(BUILDS),
