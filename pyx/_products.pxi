@@ -121,15 +121,21 @@ cdef void unpack(const Cell *cell, const floating *panels, Py_ssize_t k, Py_ssiz
 cdef inline void into_tiles(const floating *source, Py_ssize_t count, Py_ssize_t r, Py_ssize_t k,
                             Py_ssize_t depth, floating *tiles) noexcept nogil:
     """Numbers that are column k of rows r, r + 1, ... of an operand in tiles, each (depth, R)."""
-    cdef Py_ssize_t R = tile_rows(4), n
+    cdef Py_ssize_t R = tile_rows(4), n = 0
     cdef floating *to = tiles + (r - r % R) * depth + k * R
     r = r % R
-    for n in range(count):
-        to[r] = source[n]
-        r += 1
-        if r == R:
+    while n < count:
+        if r == 0 and n + R <= count:   # a whole row of a tile
+            memcpy(to, source + n, R * sizeof(floating))
+            n += R
+        else:
+            to[r] = source[n]
+            n += 1
+            r += 1
+            if r < R:
+                continue
             r = 0
-            to += depth * R
+        to += depth * R
 
 
 cdef void multiply(const floating *a, Py_ssize_t rows, Py_ssize_t a_row, const floating *panels,
