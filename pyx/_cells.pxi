@@ -10,6 +10,13 @@ cdef enum:
 # The kinds by their names in cells.py, with the number of blocks of H columns that their weights have.
 KINDS = {"lstm": 4, "rnn": 1}
 
+cdef enum:
+    BFLOAT16 = 1
+    BYTES
+
+# The precisions of narrow weights by their names in cells.py.
+PRECISIONS = {"bfloat16": BFLOAT16, "int8": BYTES}
+
 # The activations by their names, with the numbers that activations.h has for them.
 ACTIVATIONS = {
     name: number
@@ -24,6 +31,20 @@ cdef struct Activation:
     int function
     double alpha, beta
     double clip             # of what goes in
+
+
+# Weights of fewer bytes than a float; see narrow.h.
+cdef struct Narrow:
+    int precision           # 0 for weights that are floats
+    const unsigned int *words_x     # IN the panels of W_x and of W_h
+    const unsigned int *words_h
+    # Of bytes.
+    const float *scale_x    # IN (4H,): what 1 in a column of W_x, and of W_h, is worth
+    const float *scale_h
+    double range_x          # numbers of x are held within it, those of h within 1
+    double levels_x, levels_h       # the integers that these become
+    Py_ssize_t *held        # IN/OUT how many numbers were held
+    bint dot                # whether the instruction of DOT_FEATURE is used
 
 
 cdef struct Cell:
@@ -54,6 +75,7 @@ cdef struct Cell:
     const void *norm_x      # IN (4H,)
     const void *norm_h      # IN (4H,)
     const void *norm_c      # IN (2, H): gain, shift
+    Narrow narrow
 
 
 @cython.boundscheck(True)
@@ -62,22 +84,27 @@ cdef int read_cell(Cell *to, object cell, const floating *like) except -1:
 
     Here and in the entries bounds are checked: None is a view without numbers.
     """
-    cdef const floating[:, :] W_x = cell.W_x
-    cdef const floating[:, :] W_h = cell.W_h
+    cdef const floating[:, :] W_x
+    cdef const floating[:, :] W_h
     cdef const floating[::1] bias = cell.bias
     cdef str kind = cell.kind.name
     to.V = lanes(like)
     to.G = KINDS[kind]
     to.kind = LSTM if to.G == 4 else RNN
-    to.I, to.H, to.R = W_x.shape[0], bias.shape[0] // to.G, W_h.shape[0]
+    to.H, to.bias = bias.shape[0] // to.G, &bias[0]
+    if cell.narrow is not None:
+        read_narrow(to, cell, like)
+    else:
+        W_x, W_h = cell.W_x, cell.W_h
+        to.I, to.R, to.W_x, to.W_h = W_x.shape[0], W_h.shape[0], &W_x[0, 0], &W_h[0, 0]
+        to.W_x_by_column, to.W_h_by_column = lies_by_column(W_x), lies_by_column(W_h)
     to.W = 4 // to.G
     to.U, to.U_h = (to.H + to.V - 1) // to.V, (to.R + to.V - 1) // to.V
-    to.W_x, to.W_h, to.bias = &W_x[0, 0], &W_h[0, 0], &bias[0]
-    to.W_x_by_column, to.W_h_by_column = lies_by_column(W_x), lies_by_column(W_h)
     if cell.options is not None:
         read_options(to, cell, like)
     to.N, to.D = to.G * to.U, to.G * to.U * to.V
-    to.tail = to.H % to.V if to.kind == LSTM and 4 * (to.H % to.V) <= 3 * to.V else 0
+    if to.kind == LSTM and cell.narrow is None and 4 * (to.H % to.V) <= 3 * to.V:
+        to.tail = to.H % to.V
     if to.tail:
         to.N, to.D = 4 * (to.U - 1) + (4 * to.tail + to.V - 1) // to.V, 4 * to.H
     to.Q = (to.N + 3) // 4
@@ -87,6 +114,29 @@ cdef int read_cell(Cell *to, object cell, const floating *like) except -1:
 cdef inline Py_ssize_t gate_pitch(const Cell *cell, Py_ssize_t u) noexcept nogil:
     """Numbers from gate to gate of the units u V, u V + 1, ... in a row of panels."""
     return cell.tail if cell.tail and u == cell.U - 1 else cell.V
+
+
+@cython.boundscheck(True)
+cdef int read_narrow(Cell *to, object cell, const floating *like) except -1:
+    """Read weights of fewer bytes than a float."""
+    cdef const unsigned int[:, :, :, ::1] words_x = cell.W_x
+    cdef const unsigned int[:, :, :, ::1] words_h = cell.W_h
+    cdef const float[::1] scale_x
+    cdef const float[::1] scale_h
+    cdef Py_ssize_t[::1] held
+    narrow = cell.narrow
+    if sizeof(floating) != sizeof(float) or to.kind != LSTM:
+        raise TypeError("cell: expected an LSTM of float32 for narrow weights, got another")
+    to.I, to.R = narrow.input_size, narrow.output_size
+    to.narrow.words_x, to.narrow.words_h = &words_x[0, 0, 0, 0], &words_h[0, 0, 0, 0]
+    to.narrow.precision = PRECISIONS[narrow.precision]
+    if to.narrow.precision == BYTES:
+        scale_x, scale_h, held = narrow.scale_x, narrow.scale_h, narrow.held.count
+        to.narrow.scale_x, to.narrow.scale_h = &scale_x[0], &scale_h[0]
+        to.narrow.range_x, to.narrow.held = narrow.x_range, &held[0]
+        to.narrow.levels_x, to.narrow.levels_h = narrow.levels
+        to.narrow.dot = dot
+    return 0
 
 
 cdef bint lies_by_column(const floating[:, :] W) except? True:
@@ -133,7 +183,7 @@ cdef Activation activation_of(object activation, double clip) except *:
 
 cdef inline bint needs_rows(const Cell *cell) noexcept nogil:
     """Whether a thread must have all units of its rows."""
-    return cell.norm_x != NULL or cell.W_r != NULL
+    return cell.norm_x != NULL or cell.W_r != NULL or cell.narrow.precision != 0
 
 
 # ------------------------------------------------------------------------------------------------------- LSTM

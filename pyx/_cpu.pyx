@@ -10,7 +10,7 @@ cdef extern from *:
     static int clstm_cpu_features(void)
     {
         unsigned a, b, c, d, state, high;
-        int ymm, zmm;
+        int ymm, zmm, has;
         if (!__get_cpuid(1, &a, &b, &c, &d) || !(c >> 27 & 1)) /* OSXSAVE: xgetbv may be asked */
             return 0;
         __asm__ volatile("xgetbv" : "=a"(state), "=d"(high) : "c"(0));
@@ -20,9 +20,13 @@ cdef extern from *:
         if (!__get_cpuid_count(7, 0, &a, &b, &c, &d))
             return 0;
     #define HAS(bit, place) ((int)(b >> (bit) & 1) << (place))
-        return (ymm ? HAS(5, 0) : 0) | fma << 1 | HAS(3, 2) | HAS(8, 3)
-             | (zmm ? HAS(16, 4) | HAS(30, 5) | HAS(28, 6) | HAS(17, 7) | HAS(31, 8) : 0);
+        has = (ymm ? HAS(5, 0) : 0) | fma << 1 | HAS(3, 2) | HAS(8, 3)
+            | (zmm ? HAS(16, 4) | HAS(30, 5) | HAS(28, 6) | HAS(17, 7) | HAS(31, 8)
+                   | (int)(c >> 11 & 1) << 9 : 0);
     #undef HAS
+        if (ymm && __get_cpuid_count(7, 1, &a, &b, &c, &d))
+            has |= (int)(a >> 4 & 1) << 10;
+        return has;
     }
     #else
     static int clstm_cpu_features(void) { return 0; }
@@ -30,8 +34,11 @@ cdef extern from *:
     """
     int clstm_cpu_features()
 
-FEATURES = ("avx2", "fma", "bmi", "bmi2", "avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl")
-REQUIRED = {"x86_64_v3": FEATURES[:4], "x86_64_v4": FEATURES}
+FEATURES = (
+    "avx2", "fma", "bmi", "bmi2", "avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl", "avx512_vnni",
+    "avx_vnni",
+)
+REQUIRED = {"x86_64_v3": FEATURES[:4], "x86_64_v4": FEATURES[:9]}
 
 
 def features():

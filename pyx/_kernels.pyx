@@ -101,6 +101,29 @@ cdef extern from "activations.h" nogil:
     void slope_f64 "clstm_slope_f64"(int function, double alpha, double beta, const vec_f64 *x,
                                      const vec_f64 *y, vec_f64 *d)
 
+cdef extern from "narrow.h" nogil:
+    enum:
+        DOT "CLSTM_DOT"
+    ctypedef struct NarrowProduct "clstm_narrow_product":
+        const unsigned int *words
+        Py_ssize_t depth
+        const float *scale
+        const void *a
+        Py_ssize_t a_row, rows, row, row_stride, first, last
+        bint descending
+        const float *start
+        Py_ssize_t start_row, start_panel
+        float *sums
+        Py_ssize_t sums_row, sums_panel
+    Py_ssize_t narrow_row_bytes "clstm_narrow_row_bytes"(Py_ssize_t n)
+    Py_ssize_t quantise "clstm_quantise"(const float *a, Py_ssize_t n, float factor, float levels,
+                                         float limit, bint split, void *row)
+    void multiply_bfloat16 "clstm_multiply_bfloat16"(const NarrowProduct *product)
+    void multiply_bytes "clstm_multiply_bytes"(const NarrowProduct *product)
+    void multiply_dot "clstm_multiply_dot"(const NarrowProduct *product)
+    void add_atomically "clstm_add_atomically"(Py_ssize_t *to, Py_ssize_t n)
+    Py_ssize_t PANEL_UNITS "CLSTM_PANEL_UNITS"
+
 cdef extern from "memory.h" nogil:
     void *clstm_alloc(size_t size)
     bint clstm_free(void *block)
@@ -181,6 +204,12 @@ ctypedef fused vec:
 
 VECTOR_BYTES = CLSTM_VECTOR_BYTES
 
+# The feature of _cpu.py's with which a further instruction for bytes can be used, or "".
+DOT_FEATURE = {512: "avx512_vnni", 256: "avx_vnni"}.get(DOT, "")
+
+# Whether it is used; the bits are the same.
+cdef bint dot = False
+
 # Threads a call may use, the calling one included; set by _threads.py.
 cdef int max_threads = 1
 
@@ -194,6 +223,13 @@ def set_num_threads(int n, bint wait=False):
 def gives_up(int size, double elapsed, double waited, double last, double credit):
     """Whether `size` threads are to stop sharing a call; seconds, see team.h.  For tests."""
     return clstm_gives_up(clstm_saved(size, elapsed, waited), last, credit)
+
+
+def use_dot(bint on):
+    """Set whether products of bytes use the instruction that needs DOT_FEATURE, and return what was set."""
+    global dot
+    before, dot = dot, on and DOT > 0
+    return before
 
 
 # ------------------------------------------------------------------------------------ one name for both types
@@ -314,6 +350,7 @@ include "_schedule.pxi"
 include "_walk.pxi"
 include "_options.pxi"
 include "_strips.pxi"
+include "_narrow_products.pxi"
 include "_plain_product.pxi"
 
 
@@ -441,6 +478,8 @@ cdef int read_backward(Backward *job, object cell, const floating[:, :, ::contig
     cdef floating[:, ::1] dc_0
     cdef Py_ssize_t B = x.shape[1]
     read_cell(&job.cell, cell, <floating *> NULL)
+    if job.cell.narrow.precision:
+        raise TypeError("cell: expected weights of floats, which can be trained, got narrow ones")
     read_extent(&job.extent, x.shape[0], B, schedule)
     if job.cell.kind != RNN:
         gates = tape.gates if job.cell.kind == LSTM else tape.z

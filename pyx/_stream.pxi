@@ -48,6 +48,7 @@ cdef class Stream:
     cdef readonly Py_ssize_t most_rows  # that a call runs, those of all its steps; 0 if this takes none
     cdef bint single, stepping
     cdef Layer *layers
+    cdef const Py_ssize_t *held     # numbers that were held within their range; NULL if nobody is to be told
 
     @cython.boundscheck(True)
     def __cinit__(self, cells not None, Py_ssize_t rows, str axes not None, bint packed):
@@ -69,6 +70,7 @@ cdef class Stream:
             self.work += work_of(&self.layers[k].job.cell, 1)
         k = self.layers[self.L - 1].job.cell.R
         self.shape = <tuple> (k,) if self.ndim == 1 else <tuple> (rows, k)
+        self.held = self.layers[0].job.cell.narrow.held
         if packed:
             work = POLL_WORK
             self.pack()
@@ -131,6 +133,7 @@ cdef class Stream:
                 self.step(views[0].buf, views[1].buf)
             PyBuffer_Release(&views[1])
         PyBuffer_Release(&views[0])
+        self.tell()
         return taken
 
     def try_reset(self, rows):
@@ -307,7 +310,17 @@ cdef class Stream:
         if self.layers[0].job.c_t != NULL:
             c = empty(shape_c, self.dtype)
             call.c_n = (<Array *> c).data
-        return (y, h, c) if self.run_call(call, tape) else None
+        if not self.run_call(call, tape):
+            return None
+        self.tell()
+        return y, h, c
+
+    cdef inline int tell(self) except -1:
+        """Say once if numbers were held within their range."""
+        if self.held != NULL and self.held[0] > 0:
+            self.held = NULL
+            self.cells[0].narrow.held.tell()
+        return 0
 
     cdef bint run_call(self, const Call *call, list tape) noexcept:
         """Run a call that leaves what has its place on a tape; False if another thread is in a step.
@@ -397,7 +410,7 @@ cdef inline void step_layers(Layer *layers, Py_ssize_t L, Py_ssize_t B, const fl
                        job.joined * sizeof(floating))
         job.x.start, job.x.by_row = <char *> x, pitch * sizeof(floating)
         job.y.start, job.y.by_row = <char *> out if k == L - 1 else NULL, job.cell.R * sizeof(floating)
-        if job.panels_x != NULL:
+        if job.chunk_x != NULL:
             project_chunk(job, 0, 1, B, 0, B, x)
         step_forward(job, &layers[k].share, 0, B, <floating *> job.chunk_z)
         job.turn = not job.turn
@@ -438,10 +451,11 @@ cdef inline floating *row_of(const char *array, Py_ssize_t row, Py_ssize_t size,
 cdef int begin_layer(Layer *layer, object cell, Py_ssize_t rows, bint packed, const floating *like) except -1:
     """Set up the job of one layer: a step on the calling thread, each with inputs and outputs of its own."""
     read_cell(&layer.job.cell, cell, like)
-    if layer.job.cell.kind == OPTIONS and not packed:
-        raise ValueError("packed: expected True for a cell with options, got False")
+    if (layer.job.cell.kind == OPTIONS or layer.job.cell.narrow.precision) and not packed:
+        raise ValueError("packed: expected True for a cell with options or narrow weights, got False")
     layer.share = share_of(False, 0, 1, &layer.job.cell)
-    prepare_forward(&layer.job, NULL, rows, False, NULL, packed, packed and layer.job.cell.norm_x == NULL,
+    prepare_forward(&layer.job, NULL, rows, False, NULL, packed,
+                    packed and layer.job.cell.norm_x == NULL and not layer.job.cell.narrow.precision,
                     &layer.workspace, like)
     if layer.workspace.failed:
         raise MemoryError("not enough memory for a stream")

@@ -59,6 +59,14 @@ cdef struct BackwardOptions:
     void *dW_r              # (ceil(U_h / 4), H, 4 V)
 
 
+# What only a cell with weights of bytes has; see _narrow_products.pxi.
+cdef struct NarrowForward:
+    void *scale_x           # (1, N V): what 1 in a sum is worth
+    void *scale_h
+    void *x                 # (rows, I) as integers
+    void *h                 # (B, R)
+
+
 # ---------------------------------------------------------------------------------------------------- forward
 
 # Where a thread is in its walk: between two steps of a chunk, before the first of which it is prepared, or
@@ -103,6 +111,7 @@ cdef struct Forward:
     void *hidden[2]         # (B, pitch) h before and after a step, in turn; each points to h of the first row
     Py_ssize_t pitch        # U_h V, and room for what is joined
     ForwardOptions options  # of a cell with options
+    NarrowForward narrow    # of narrow weights
 
 
 cdef void prepare_forward(Forward *job, const Py_ssize_t *lengths, Py_ssize_t B, bint reverse,
@@ -127,7 +136,9 @@ cdef void prepare_forward(Forward *job, const Py_ssize_t *lengths, Py_ssize_t B,
     job.joined = cell.I if joined else 0
     front = (job.joined + V - 1) // V * V
     job.pitch = front + cell.U_h * V
-    if packed:
+    if cell.narrow.precision:
+        prepare_narrow(job, most, B, workspace, like)
+    elif packed:
         job.panels_h = take(workspace, (job.joined + cell.R) * cell.N * V * sizeof(floating))
         job.bias_z = take(workspace, cell.Q * 4 * V * sizeof(floating))
         if not joined:
@@ -167,7 +178,7 @@ cdef void ready_forward(Forward *job, Workspace *workspace, const floating *like
     cdef const Extent *extent = &job.extent
     cdef Py_ssize_t total = total_steps(extent)
     job.turn = 0
-    job.packing = total >= PACK_ROWS or job.cell.norm_x != NULL
+    job.packing = total >= PACK_ROWS or job.cell.norm_x != NULL or job.cell.narrow.precision != 0
     prepare_forward(job, extent.lengths, extent.B, extent.reverse, extent.resets, job.packing, False,
                     workspace, like)
     if not workspace.failed:
@@ -271,11 +282,14 @@ cdef void pack_weights(Forward *job, int thread, int size, const floating *like)
     cdef const Cell *cell = &job.cell
     cdef Py_ssize_t I = cell.I, R = cell.R
     cdef bint joined = job.joined > 0
-    pack(cell, <const floating *> cell.W_x, cell.W_x_by_column, I, I * thread // size,
-         I * (thread + 1) // size, 0, I + R if joined else I,
-         <floating *> (job.panels_h if joined else job.panels_x))
-    pack(cell, <const floating *> cell.W_h, cell.W_h_by_column, R, R * thread // size,
-         R * (thread + 1) // size, job.joined, job.joined + R, <floating *> job.panels_h)
+    if not cell.narrow.precision:
+        pack(cell, <const floating *> cell.W_x, cell.W_x_by_column, I, I * thread // size,
+             I * (thread + 1) // size, 0, I + R if joined else I,
+             <floating *> (job.panels_h if joined else job.panels_x))
+        pack(cell, <const floating *> cell.W_h, cell.W_h_by_column, R, R * thread // size,
+             R * (thread + 1) // size, job.joined, job.joined + R, <floating *> job.panels_h)
+    elif thread == 0:
+        pack_narrow(job, like)
     if thread == 0:
         pack_row(cell, <const floating *> cell.bias, 0, 1, <floating *> job.bias_z)
         if cell.kind == OPTIONS:
@@ -294,10 +308,15 @@ cdef void project_chunk(Forward *job, Py_ssize_t start, Py_ssize_t end, Py_ssize
             memcpy(chunk_x + (n + r) * I, at(&job.x, time_of(schedule, r, s), schedule.order[r]),
                    I * sizeof(floating))
         n += schedule.active[s]
-    multiply(<const floating *> chunk_x + row * I, row_end - row, I,
-             <const floating *> job.panels_x, job.cell.N, I,
-             <const floating *> (job.options.zeros if normed else job.bias_z), 0, 0 if normed else 4 * V,
-             <floating *> job.chunk_z + row * 4 * V, 4 * V, rows * 4 * V)
+    if job.cell.narrow.precision:
+        project_narrow(job, rows, row, row_end,
+                       <const floating *> (job.options.zeros if normed else job.bias_z),
+                       0 if normed else 4 * V)
+    else:
+        multiply(<const floating *> chunk_x + row * I, row_end - row, I,
+                 <const floating *> job.panels_x, job.cell.N, I,
+                 <const floating *> (job.options.zeros if normed else job.bias_z), 0, 0 if normed else 4 * V,
+                 <floating *> job.chunk_z + row * 4 * V, 4 * V, rows * 4 * V)
     if normed:
         normalise_inputs(job, start, end, rows, row, row_end, like)
 
@@ -331,8 +350,12 @@ cdef inline void step_forward(Forward *job, const Share *share, Py_ssize_t s, Py
         sums, sums_panel = <floating *> job.options.sums_h, job.schedule.B * 4 * V
     elif running * cell.W * count > GATE_VECTORS:
         group = max(1, GATE_VECTORS // (running * cell.W))
+        if cell.narrow.precision:          # whole panels of theirs
+            group = (group * V + PANEL_UNITS - 1) // PANEL_UNITS * PANEL_UNITS // V
         groups = (count + group - 1) // group
-    if panels == NULL:
+    if cell.narrow.precision:
+        quantise_h(job, share, running, h_prev)
+    elif panels == NULL:
         for r in range(running):
             x = at(&job.x, time_of(&job.schedule, r, s), job.schedule.order[r])
             multiply_in_place(cell, <const floating *> x, h_prev + r * job.pitch, <floating *> job.flat, rows,
@@ -340,7 +363,10 @@ cdef inline void step_forward(Forward *job, const Share *share, Py_ssize_t s, Py
     for n in range(groups):
         first = share.panel + group * (groups - 1 - n if descending else n)
         last = min(first + group, share.panel_end)
-        if panels != NULL:
+        if cell.narrow.precision:
+            multiply_narrow(job, share, running, h_prev, first, last, start, start_row, start_panel, sums,
+                            sums_panel, descending)
+        elif panels != NULL:
             multiply(h_prev - job.joined, running, job.pitch, panels + first * 4 * V * depth,
                      min(4 * last, cell.N) - 4 * first, depth, start + first * start_panel, start_row,
                      start_panel, sums + first * sums_panel, 4 * V, sums_panel, share.row,

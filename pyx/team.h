@@ -255,7 +255,8 @@ static inline int clstm_solo(void)
 }
 
 /* A worker that wakes up on the processor of the thread that called it may stay there, and wait, for tens of
- * milliseconds although others are idle.  So those that are not awake are kept off it until they have begun. */
+ * milliseconds although others are idle.  So those that are not awake are kept off it until they have begun.
+ */
 typedef struct {
     int there_is; /* another processor */
 #if defined(CLSTM_ASIDE)

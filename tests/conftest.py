@@ -60,6 +60,14 @@ TOLERANCES = {
     "tanh": {"float64": 4.0, "float32": 4.0},
     # absolute: one unit in the last place of 1.0, 2.2e-16 and 1.2e-7
     "sigmoid": {name: float(np.finfo(name).eps) for name in ("float64", "float32")},
+    # absolute, on hidden states; quantized weights against those of float32, random ones of size 1 / sqrt(H)
+    "bfloat16": {"float32": 5e-3},
+    "int8": {"float32": 1e-2},
+    # absolute, on hidden states; integers may be rounded apart where h differs in its last bits
+    "int8 definition": {"float32": 1e-5},
+    # relative; what a forecast or a classifier scores with quantized weights
+    "bfloat16 score": {"float64": 5e-3},
+    "int8 score": {"float64": 1e-2},
     # absolute, on the sample mean of at least 10 000 values of size 1
     "sample mean": {"float64": 0.03},
 }
@@ -843,6 +851,22 @@ def build_layer(kind, *args, seed=0, build=None, **kwargs):
     rng = np.random.default_rng([seed, 1])
     layer.flat_params[...] = rng.uniform(-1, 1, layer.flat_params.size) / np.sqrt(layer.hidden_size)
     return layer
+
+
+def quantized_on(build, lstm, precision, *, dot=False, **kwargs):
+    """Quantize a layer for one kernel build, or for the definition, "reference".
+
+    dot: with the instruction for bytes that not every processor has.
+    """
+    if build == "reference":
+        return clstm.QuantizedLSTM(lstm, precision, backend="numpy", **kwargs)
+    namespace = {"functions": functions_of(build, "float32")}
+    before = load_build(build).use_dot(dot)
+    try:
+        small = type("QuantizedLSTM", (clstm.QuantizedLSTM,), namespace)(lstm, precision, **kwargs)
+    finally:
+        load_build(build).use_dot(before)
+    return small
 
 
 def build_lstm(*args, **kwargs):

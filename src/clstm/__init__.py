@@ -1,6 +1,6 @@
 """LSTM for the CPU, in NumPy's world.
 
-`LSTM`, `RNN` to compare it with, and `reference`, the definition of both.
+`LSTM`, `QuantizedLSTM` for inference with fewer bytes, `RNN` to compare with; `reference`, their definition.
 """
 
 import importlib
@@ -12,7 +12,9 @@ from ._info import show_config
 from ._load import load
 from ._threads import get_num_threads, set_num_threads
 from ._version import __version__
-from .lstm import LSTM, Trace
+from .architecture import Trace
+from .lstm import LSTM
+from .quantized import QuantizedLSTM
 from .rnn import RNN, RNNTrace
 from .stream import Stream
 from .tape import Tape
@@ -31,6 +33,7 @@ __all__ = [
     "GradientFailure",
     "GradientFlow",
     "GradientReport",
+    "QuantizedLSTM",
     "RNNTrace",
     "Stream",
     "Tape",

@@ -60,6 +60,7 @@ def _choose() -> str:
 
 isa = _choose()
 kernels = importlib.import_module(BUILDS[isa])
+kernels.use_dot(kernels.DOT_FEATURE in _cpu.features())
 _by_dtype: dict[np.dtype[Any], Backend] = {
     np.dtype(dtype): SimpleNamespace(
         **{name: getattr(kernels, name)[ctype] for name in FUNCTIONS},

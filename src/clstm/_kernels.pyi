@@ -14,9 +14,12 @@ from numpy.typing import NDArray
 from .cells import Cell, CellTape, Schedule, State
 
 ACTIVATIONS: dict[str, int]
+DOT_FEATURE: str
 KINDS: dict[str, int]
+PRECISIONS: dict[str, int]
 VECTOR_BYTES: int
 
+def use_dot(on: bool) -> bool: ...
 def set_num_threads(n: int, wait: bool = False) -> None: ...
 def gives_up(size: int, elapsed: float, waited: float, last: float, credit: float) -> bool: ...
 def forward(

@@ -12,6 +12,7 @@ from . import _check, files
 _MODULES = {
     "LSTM": "lstm",
     "RNN": "rnn",
+    "QuantizedLSTM": "quantized",
     "Dense": "nn.dense",
     "Embedding": "nn.embedding",
     "Dropout": "nn.dropout",
@@ -40,7 +41,8 @@ def load(path: str | os.PathLike[str], **options: Any) -> Any:
 
     Returns
     -------
-    LSTM, RNN, nn.Dense, nn.Embedding, nn.Dropout, nn.SequenceModel, an estimator, or a model of `clstm train`
+    LSTM, RNN, QuantizedLSTM, nn.Dense, nn.Embedding, nn.Dropout, nn.SequenceModel, an estimator, or a
+    model of `clstm train`
         Whichever the file holds.
 
     Raises

@@ -8,11 +8,14 @@ arrays, one for each of the kind's `states`: h (B, R) first, then c (B, H).
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
+
+from . import _narrow
 
 Array = NDArray[Any]
 State = tuple[Array, ...]
@@ -72,6 +75,47 @@ class Options(NamedTuple):
     zoneout: tuple[float, float] = (0.0, 0.0)  # of h and c: what is kept where nothing has been drawn
 
 
+class Held:
+    """How many numbers of x and of states were held within their range; a count that all cells share.
+
+    Attributes
+    ----------
+    count : ndarray of shape (1,) of intp
+        Backends add to it.
+    """
+
+    def __init__(self) -> None:
+        self.count = np.zeros(1, np.intp)
+        self._told = False
+
+    def tell(self) -> None:
+        """Warn, the first time that there is a reason to."""
+        if self.count[0] and not self._told:
+            self._told = True
+            warnings.warn(
+                f"x: expected numbers within the range that the layer was quantized for, and states within "
+                f"-1..1; {int(self.count[0]):,} beyond it were held to its ends, and more will not be told",
+                stacklevel=4,
+            )
+
+
+class Narrow(NamedTuple):
+    """What `W_x` and `W_h` of a cell are where they take fewer bytes than floats: words of `_narrow.pack`.
+
+    They do not change.  The arithmetic is that of 1b and 1q in reference.py.
+    """
+
+    precision: str  # "bfloat16" or "int8"
+    input_size: int  # I
+    output_size: int  # R
+    # Of int8 alone.
+    scale_x: Array | None = None  # (4H,) float32: what 1 in a column of W_x, and of W_h, is worth
+    scale_h: Array | None = None
+    x_range: float = math.inf  # numbers of x are held within it
+    levels: tuple[int, int] = (0, 0)  # the integers that it, and 1 of h, become
+    held: Held | None = None
+
+
 class Cell(NamedTuple):
     """What one layer in one direction computes; also the gradients by its weights."""
 
@@ -85,6 +129,17 @@ class Cell(NamedTuple):
     norm_x: Array | None = None  # (4H,), gain
     norm_h: Array | None = None  # (4H,), gain
     norm_c: Array | None = None  # (2, H): gain, shift
+    narrow: Narrow | None = None  # None if W_x and W_h are floats
+
+    @property
+    def input_size(self) -> int:
+        """I."""
+        return len(self.W_x) if self.narrow is None else self.narrow.input_size
+
+    @property
+    def output_size(self) -> int:
+        """R."""
+        return len(self.W_h) if self.narrow is None else self.narrow.output_size
 
     @property
     def hidden_size(self) -> int:
@@ -94,7 +149,7 @@ class Cell(NamedTuple):
     @property
     def state_sizes(self) -> tuple[int, ...]:
         """Numbers of each part of the state in one row: R, and for an LSTM H."""
-        return (len(self.W_h), self.hidden_size)[: len(self.kind.states)]
+        return (self.output_size, self.hidden_size)[: len(self.kind.states)]
 
     @property
     def arrays(self) -> tuple[Array, ...]:
@@ -111,11 +166,27 @@ class Cell(NamedTuple):
         return self._replace(**arrays)
 
     def astype(self, dtype: DTypeLike) -> Cell:
-        """Return a copy with contiguous weights of a dtype."""
-        return self.map(lambda part: np.array(part, dtype, order="C"))
+        """Return a copy with contiguous weights of a dtype; a cell of narrow ones, which stay, itself."""
+        return self if self.narrow else self.map(lambda part: np.array(part, dtype, order="C"))
+
+    def unpacked(self) -> Cell:
+        """Return a cell whose W_x (I, GH) and W_h (R, GH) are the weights, or their integers, as floats."""
+        if self.narrow is None:
+            return self
+        stored, dtype = _narrow.STORED[self.narrow.precision], self.bias.dtype
+        W_x, W_h = (
+            _narrow.unpack(words, rows, self.hidden_size, stored)
+            for words, rows in ((self.W_x, self.input_size), (self.W_h, self.output_size))
+        )
+        if self.narrow.precision == "int8":
+            return self._replace(W_x=W_x.astype(float), W_h=W_h.astype(float))
+        W_x, W_h = ((W.astype(np.uint32) << 16).view(np.float32) for W in (W_x, W_h))
+        return self._replace(W_x=W_x.astype(dtype), W_h=W_h.astype(dtype), narrow=None)
 
     def copy_in(self, other: Cell) -> None:
         """Take the values of another cell."""
+        if other is self:
+            return
         for own, new in zip(self.arrays, other.arrays, strict=True):
             own[...] = new
 

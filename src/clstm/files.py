@@ -54,7 +54,12 @@ _DEEPEST_ARGUMENTS = 32
 # Axes of an array in NumPy 1.
 _MOST_AXES = 32
 
-_DTYPES: dict[str, np.dtype[Any]] = {"F32": np.dtype(np.float32), "F64": np.dtype(np.float64)}
+# NumPy has no bfloat16: its bits, under a name of their own.
+BFLOAT16 = np.dtype([("bfloat16", "<u2")])
+_FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
+_DTYPES: dict[str, np.dtype[Any]] = {
+    "F32": _FLOATS[0], "F64": _FLOATS[1], "BF16": BFLOAT16, "I8": np.dtype(np.int8),
+}  # fmt: skip
 # Bytes of a number, of what others write; of a dtype that is not here only the place is known.
 _ITEMSIZES = {
     "BOOL": 1, "U8": 1, "I8": 1, "U16": 2, "I16": 2, "F16": 2, "BF16": 2, "U32": 4, "I32": 4, "F32": 4,
@@ -89,7 +94,7 @@ class Contents:
     shapes : dict of tuple
         Shape of each tensor.
     dtypes : dict of dtype
-        float32 or float64, for each tensor.
+        float32, float64, int8 or `BFLOAT16`, for each tensor.
     """
 
     path: str
@@ -106,22 +111,30 @@ class Contents:
     def __post_init__(self) -> None:
         weakref.finalize(self, self._file.close)
 
-    def expect(self, class_name: str) -> None:
+    def expect(self, class_name: str, floats: bool = True) -> None:
         """Compare the class.
 
         Parameters
         ----------
         class_name : str
+        floats : bool
+            Whether the class has tensors of float32 and float64 alone.
 
         Raises
         ------
         FileFormatError
-            The file holds an object of another class.
+            The file holds an object of another class, or tensors that such an object has not.
         """
         if self.class_name != class_name:
             raise FileFormatError(
                 self.path, f"expected a file of class {class_name}, got {_check.describe(self.class_name)}"
             )
+        for name, dtype in self.dtypes.items() if floats else ():
+            if dtype not in _FLOATS:
+                raise FileFormatError(
+                    self.path,
+                    f"{_check.shorten(name)}: expected dtype float32 or float64, got {dtype_name(dtype)}",
+                )
 
     def tensors(self) -> dict[str, NDArray[Any]]:
         """Read the data.
@@ -198,7 +211,7 @@ def write(
     arguments : mapping
         JSON values to make the object with.
     tensors : mapping of ndarray
-        float32 or float64; they must not change until the call returns.
+        float32, float64, int8 or `BFLOAT16`; they must not change until the call returns.
     version : str
         Of the package that writes.
 
@@ -272,6 +285,16 @@ def foreign_tensors(path: object, content: bytes) -> dict[str, tuple[Entry, memo
     return {name: (entry, data[slice(*entry.place)]) for name, entry in table.items()}
 
 
+def dtype_name(dtype: np.dtype[Any]) -> str:
+    """Return what messages call a dtype.
+
+    Parameters
+    ----------
+    dtype : dtype
+    """
+    return "bfloat16" if dtype == BFLOAT16 else dtype.name
+
+
 # -------------------------------------------------------------------------------- contents to bytes and back
 
 
@@ -283,11 +306,15 @@ def _pack(
     _check_depth(plain)
     for name, value in tensors.items():
         if value.dtype not in _DTYPES.values():
-            raise ValueError(f"{name}: expected dtype float32 or float64, got {value.dtype}")
+            raise ValueError(
+                f"{name}: expected dtype float32, float64, int8 or bfloat16, got {dtype_name(value.dtype)}"
+            )
     dense = {name: np.asarray(value, order="C") for name, value in tensors.items()}
     values = (FORMAT, version, class_name, plain, _checksum(version, class_name, plain, dense))
     text = json.dumps(dict(zip(_RECORD, values, strict=True)))
-    content = safetensors.numpy.save(dense, metadata={_KEY: text})
+    halves = [name for name, value in dense.items() if value.dtype == BFLOAT16]
+    known = dense | {name: dense[name].view(np.uint16) for name in halves}
+    content = _as_bfloat16(safetensors.numpy.save(known, metadata={_KEY: text}), halves)
     length = int.from_bytes(content[:8], "little")
     if length > _LONGEST_HEADER:
         raise ValueError(
@@ -296,10 +323,24 @@ def _pack(
     return content
 
 
+def _as_bfloat16(content: bytes, names: list[str]) -> bytes:
+    """Say in a header what some tensors of 16 bits are, which NumPy's side of the library cannot write."""
+    length = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + length])
+    for name in names:
+        header[name]["dtype"] = "BF16"
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + content[8 + length :] if names else content
+
+
 def _unpack(content: bytes) -> dict[str, NDArray[Any]]:
     """Return the tensors of a file; the library names any trouble, at whatever length."""
     try:
-        return safetensors.numpy.load(content)
+        return {
+            name: np.frombuffer(entry["data"], _DTYPES[entry["dtype"]]).reshape(entry["shape"])
+            for name, entry in safetensors.deserialize(content)  # type: ignore[no-untyped-call]
+        }
     except (safetensors.SafetensorError, KeyError) as error:
         raise ValueError(_check.shorten(str(error))) from error
 
@@ -314,7 +355,7 @@ def _checksum(
     changes a file on purpose can change the checksum too.
     """
     ordered = sorted(tensors.items())
-    table = [(name, value.dtype.name, value.shape) for name, value in ordered]
+    table = [(name, dtype_name(value.dtype), value.shape) for name, value in ordered]
     text = json.dumps([FORMAT, version, class_name, arguments, table], sort_keys=True, allow_nan=False)
     digest = hashlib.blake2b(text.encode(), digest_size=16, usedforsecurity=False)
     for _, value in ordered:

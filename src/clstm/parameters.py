@@ -60,14 +60,14 @@ class Argument(Generic[T]):
     @overload
     def __get__(self, obj: None, owner: type) -> Self: ...
     @overload
-    def __get__(self, obj: Parameters, owner: type) -> T: ...
-    def __get__(self, obj: Parameters | None, owner: type) -> Self | T:
+    def __get__(self, obj: Arguments, owner: type) -> T: ...
+    def __get__(self, obj: Arguments | None, owner: type) -> Self | T:
         if obj is None:
             return self
         value: T = obj.__dict__["_arguments"][self.name]
         return value
 
-    def __set__(self, obj: Parameters, value: Any) -> None:
+    def __set__(self, obj: Arguments, value: Any) -> None:
         if not self.settable:
             raise AttributeError(
                 f"{self.name}: expected no new value, for it shapes the parameters; "
@@ -145,6 +145,7 @@ class Saved:
     """
 
     file_class: ClassVar[str]  # what files call the class
+    floats_alone: ClassVar[bool] = True  # whether its arrays are all of float32 and float64
 
     @abstractmethod
     def file_content(self) -> tuple[dict[str, Any], dict[str, Array]]:
@@ -207,26 +208,17 @@ class Saved:
     @classmethod
     def from_contents(cls, contents: files.Contents, **options: Any) -> Self:
         """Make an object of the contents of a file."""
-        contents.expect(cls.file_class)
+        contents.expect(cls.file_class, cls.floats_alone)
         cls.check_options(options)
         with files.as_format_error(contents.path):
             return cls.from_file(dict(contents.arguments), contents.shapes, contents.tensors, **options)
 
 
-class Parameters(Saved):
-    """Base of the layers.
-
-    Attributes
-    ----------
-    flat_params, flat_grads : ndarrays of shape (n,)
-        All parameters and their gradients, each in one contiguous array.
-    params, grads : dict of str to ndarray
-        Views of these by name.
-    """
+class Arguments(Saved):
+    """Base of the classes whose constructor's arguments are attributes."""
 
     dtype = Argument(_check.float_dtype)
 
-    _derived: ClassVar[frozenset[str]] = frozenset({"_params", "_grads", "_adding"})  # made by `_lay_out`
     _table: ClassVar[dict[str, Argument[Any]]] = {}
     defaults: ClassVar[dict[str, Any]] = {}
 
@@ -247,38 +239,11 @@ class Parameters(Saved):
                 if name in arguments and parameter.default is not inspect.Parameter.empty
             }
 
-    # --------------------------------------------------------------------------------------- for the classes
-
-    @abstractmethod
-    def _num_params(self) -> int:
-        """Count the parameters that the arguments ask for, in a time that does not depend on them."""
-
-    @abstractmethod
-    def _num_arrays(self) -> int:
-        """Count the names that they have, as quickly."""
-
-    @abstractmethod
-    def _named_views(self, flat: Array) -> dict[str, Array]:
-        """Cut a flat array into named parts."""
-
     def _check_together(self) -> None:
         """Check arguments that depend on each other."""
 
     def argument_changed(self) -> None:
         """Take notice of an argument that has been set."""
-
-    @classmethod
-    @abstractmethod
-    def _sizes_of(cls, params: Mapping[str, ArrayLike]) -> dict[str, Any]:
-        """Return the arguments that named arrays imply; names and shapes are checked later."""
-
-    @classmethod
-    def _translated(cls, label: str, given: Mapping[str, Any]) -> Mapping[str, Any]:  # noqa: ARG003
-        """Return named arrays under the names of this class, where another convention is taken too."""
-        return given
-
-    def look(self) -> None:
-        """Take in what was bound elsewhere; called before every use of the parameters."""
 
     def _set_up(self, arguments: Mapping[str, Any]) -> None:
         """Check and keep the arguments; those that are missing have their defaults."""
@@ -293,6 +258,80 @@ class Parameters(Saved):
                 raise TypeError(f"{name}: expected the arguments {', '.join(self._table)}; {what}: {listed}")
         self._arguments = {name: argument.check(name, given[name]) for name, argument in self._table.items()}
         self._check_together()
+
+    def look(self) -> None:
+        """Take in what was bound elsewhere; called before every use of the parameters."""
+
+    def _saved_arguments(self) -> dict[str, Any]:
+        """Return those that are part of a file, as JSON has them."""
+        saved = {name: self._arguments[name] for name, argument in self._table.items() if argument.saved}
+        return saved | {"dtype": self.dtype.name}
+
+    @classmethod
+    def _of_file(cls, arguments: Mapping[str, Any], options: Mapping[str, Any]) -> Self:
+        """Return an object that has its arguments, those of a file and others, and nothing else."""
+        saved = [name for name, argument in cls._table.items() if argument.saved]
+        unknown = [name for name in arguments if name not in saved]
+        if unknown:
+            listed = ", ".join(map(_check.describe, unknown[:5]))
+            raise ValueError(f"arguments: expected some of {', '.join(saved)}, got {listed}")
+        made = cls.__new__(cls)
+        made._set_up({**arguments, **options})
+        return made
+
+    @classmethod
+    def check_options(cls, options: Mapping[str, Any]) -> None:
+        """Check the arguments of `load` that are not part of a file."""
+        known = {name: argument for name, argument in cls._table.items() if not argument.saved}
+        for name, value in options.items():
+            if name not in known:
+                expected = f"of its arguments only {_check.listed(known)}" if known else "the path alone"
+                raise TypeError(f"{cls.__name__}.load: expected {expected}, got {name}")
+            known[name].check(name, value)
+
+    def __repr__(self) -> str:
+        values = {name: self._arguments[name] for name, argument in self._table.items() if argument.saved}
+        first, second, *others = (name for name in values if name != "dtype")
+        special = [f"{name}={values[name]!r}" for name in others if values[name] != self.defaults[name]]
+        shown = [str(values[first]), str(values[second]), *special, f"dtype={self.dtype.name!r}"]
+        return f"{type(self).__name__}({', '.join(shown)})"
+
+
+class Parameters(Arguments):
+    """Base of the layers.
+
+    Attributes
+    ----------
+    flat_params, flat_grads : ndarrays of shape (n,)
+        All parameters and their gradients, each in one contiguous array.
+    params, grads : dict of str to ndarray
+        Views of these by name.
+    """
+
+    _derived: ClassVar[frozenset[str]] = frozenset({"_params", "_grads", "_adding"})  # made by `_lay_out`
+    # --------------------------------------------------------------------------------------- for the classes
+
+    @abstractmethod
+    def _num_params(self) -> int:
+        """Count the parameters that the arguments ask for, in a time that does not depend on them."""
+
+    @abstractmethod
+    def _num_arrays(self) -> int:
+        """Count the names that they have, as quickly."""
+
+    @abstractmethod
+    def _named_views(self, flat: Array) -> dict[str, Array]:
+        """Cut a flat array into named parts."""
+
+    @classmethod
+    @abstractmethod
+    def _sizes_of(cls, params: Mapping[str, ArrayLike]) -> dict[str, Any]:
+        """Return the arguments that named arrays imply; names and shapes are checked later."""
+
+    @classmethod
+    def _translated(cls, label: str, given: Mapping[str, Any]) -> Mapping[str, Any]:  # noqa: ARG003
+        """Return named arrays under the names of this class, where another convention is taken too."""
+        return given
 
     def _lay_out(self, flat_params: Array, flat_grads: Array | None = None) -> None:
         """Take flat arrays as parameters and gradients and make every view of them."""
@@ -448,18 +487,7 @@ class Parameters(Saved):
 
     def file_content(self) -> tuple[dict[str, Any], dict[str, Array]]:
         """Return the arguments, as JSON has them, and the arrays."""
-        saved = {name: self._arguments[name] for name, argument in self._table.items() if argument.saved}
-        return saved | {"dtype": self.dtype.name}, self.state_dict()
-
-    @classmethod
-    def check_options(cls, options: Mapping[str, Any]) -> None:
-        """Check the arguments of `load` that are not part of a file."""
-        known = {name: argument for name, argument in cls._table.items() if not argument.saved}
-        for name, value in options.items():
-            if name not in known:
-                expected = f"of its arguments only {_check.listed(known)}" if known else "the path alone"
-                raise TypeError(f"{cls.__name__}.load: expected {expected}, got {name}")
-            known[name].check(name, value)
+        return self._saved_arguments(), self.state_dict()
 
     @classmethod
     def from_file(
@@ -470,13 +498,7 @@ class Parameters(Saved):
         **options: Any,
     ) -> Self:
         """Make an object of what a file holds; `read` gets the arrays, after all else is checked."""
-        saved = [name for name, argument in cls._table.items() if argument.saved]
-        unknown = [name for name in arguments if name not in saved]
-        if unknown:
-            listed = ", ".join(map(_check.describe, unknown[:5]))
-            raise ValueError(f"arguments: expected some of {', '.join(saved)}, got {listed}")
-        layer = cls.__new__(cls)
-        layer._set_up(arguments | options)
+        layer = cls._of_file(arguments, options)
         asked, found = (
             layer._num_params(),
             sum(int(np.prod(shape, dtype=object)) for shape in shapes.values()),
@@ -501,13 +523,6 @@ class Parameters(Saved):
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._lay_out(self._flat_params, self._flat_grads)
-
-    def __repr__(self) -> str:
-        values = {name: self._arguments[name] for name, argument in self._table.items() if argument.saved}
-        first, second, *others = (name for name in values if name != "dtype")
-        special = [f"{name}={values[name]!r}" for name in others if values[name] != self.defaults[name]]
-        shown = [str(values[first]), str(values[second]), *special, f"dtype={self.dtype.name!r}"]
-        return f"{type(self).__name__}({', '.join(shown)})"
 
 
 def under(prefix: str, named: Mapping[str, Any]) -> dict[str, Any]:

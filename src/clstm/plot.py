@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure  # type: ignore[import-not-found, unused-ignore]
 
     from ._gradient_flow import GradientFlow
-    from .lstm import Trace
+    from .architecture import Trace
     from .rnn import RNNTrace
 
 __all__ = ["compare", "forecast", "gates", "gradient_flow", "losses"]

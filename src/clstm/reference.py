@@ -97,6 +97,23 @@ Back, in the opposite order, from ``dh`` and ``dc_t``, which the loss and the la
     1n' dgain_x += dz * n_x, and from dz * gain_x by the formula of 4n' the derivative by x_t @ W_x, which
         takes the place of dz in dx_t and dW_x of 1'; likewise gain_h, h_prev @ W_h, dW_h
 
+Weights of fewer bytes
+----------------------
+For inference alone, in float32.  Of bfloat16, in which the upper half of a float is kept::
+
+    1b  W_x, W_h, rounded to 8 significant bits, to nearest, ties to even; then 1
+
+Of bytes: V is the matrix of the integers from -127 to 127, and s its scales, one for each column.  Sums over
+integers are exact, and none exceeds 31 bits::
+
+    1q  V   = rint(W / s)  with  s = max |W| / 127                          over the rows of a column
+        q_x = rint(n_x / r * x_t), held within -n_x .. n_x                  r: the range of x
+        q_h = rint(n_h * h_prev),  held within -n_h .. n_h                  h lies in (-1, 1)
+        n_x = min(257 * 127, (2^31 - 1) // (127 I));  n_h with R            two bytes, both within -127 .. 127
+        z   = s_x * (r / n_x) * (q_x @ V_x) + s_h * (1 / n_h) * (q_h @ V_h) + bias
+
+With a layer norm, the two products are what N is taken of, as in 1n.  W_r stays a float.
+
 The plain RNN
 -------------
 To compare with: no gates, no cell; weights ``W_x (I, H)``, ``W_h (H, H)`` and ``bias (H,)``.  Forward::
@@ -149,9 +166,13 @@ __all__ = [
     "add_rows",
     "backward",
     "backward_all",
+    "bfloat16",
     "forward",
     "forward_all",
     "function",
+    "int8",
+    "integers",
+    "levels",
     "product",
     "sigmoid",
     "slope",
@@ -163,6 +184,7 @@ State = tuple[Array, ...]
 Rows = slice | NDArray[np.intp]
 
 EPSILON = 1e-5  # under the root of a layer norm
+ROUNDING = 1.000001  # what it may add to a number that is as large as its range
 
 
 # ------------------------------------------------------------------------------------------------ activations
@@ -345,17 +367,92 @@ def add_rows(rows: Array, places: NDArray[np.intp], out: Array) -> None:
     np.add.at(out, places, rows)
 
 
+# ------------------------------------------------------------------------------------ weights of fewer bytes
+
+
+def bfloat16(W: Array) -> NDArray[np.uint16]:
+    """Round finite numbers to bfloat16, by way of float32, to nearest, ties to even: equation 1b.
+
+    Parameters
+    ----------
+    W : ndarray of any shape
+
+    Returns
+    -------
+    ndarray of the same shape
+        The upper halves of the bits of float32; what is too large becomes infinite.
+
+    Examples
+    --------
+    >>> [hex(bits) for bits in bfloat16(np.array([1.0, 1.0 + 2**-8, 1.0 + 3 * 2**-8]))]
+    ['0x3f80', '0x3f80', '0x3f82']
+    """
+    bits = W.astype(np.float32).view(np.uint32)
+    return ((bits + np.uint32(0x7FFF) + (bits >> 16 & 1)) >> 16).astype(np.uint16)
+
+
+def int8(W: Array) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """Return finite weights as integers and the scale of each column: V and s of equation 1q.
+
+    Parameters
+    ----------
+    W : ndarray of shape (rows, columns)
+
+    Examples
+    --------
+    >>> V, s = int8(np.array([[1.0, 0.0], [-0.5, 0.0]]))
+    >>> V.tolist(), s.round(4).tolist()
+    ([[127, 0], [-64, 0]], [0.007899999618530273, 0.0])
+    """
+    scale = (np.abs(W).max(axis=0) / 127).astype(np.float32)
+    divisor = np.where(scale > 0, scale, 1).astype(float)
+    return np.clip(np.rint(W / divisor), -127, 127).astype(np.int8), scale
+
+
+def levels(depth: int) -> int:
+    """Return the largest integer that an activation may become in a sum of so many: n of equation 1q."""
+    return int(min(257 * 127, (2**31 - 1) // (127 * depth)))
+
+
+def integers(a: Array, factor: Any, n: int) -> NDArray[np.float64]:
+    """Return numbers as integers within -n .. n: q of equation 1q.  A row with NaN is NaN as a whole."""
+    held = np.clip(factor * a, -n, n)
+    spoilt = np.isnan(held).any(axis=-1, keepdims=True)
+    return np.where(spoilt, np.nan, np.rint(held)).astype(float)
+
+
 # -------------------------------------------------------------------------------------------------- the cells
 
 
 def pre_activations(cell: Any, x: Array, h: Array) -> tuple[Array, Array | None]:
     """Return z, and with a layer norm what its tape keeps: equations 1, 1n and 5."""
+    product_x, product_h = _products(cell, x, h)
     if cell.norm_x is None:
-        return x @ cell.W_x + h @ cell.W_h + cell.bias, None  # 1
-    n_x, scale_x = _normalise(x @ cell.W_x)  # 1n
-    n_h, scale_h = _normalise(h @ cell.W_h)
+        return product_x + product_h + cell.bias, None  # 1
+    n_x, scale_x = _normalise(product_x)  # 1n
+    n_h, scale_h = _normalise(product_h)
     norms = np.concatenate([n_x, n_h, scale_x, scale_h], axis=-1)
     return cell.norm_x * n_x + cell.norm_h * n_h + cell.bias, norms
+
+
+def _products(cell: Any, x: Array, h: Array) -> tuple[Array, Array]:
+    """Return x @ W_x and h @ W_h, as they are, or of integers: equation 1q."""
+    narrow = cell.narrow
+    if narrow is None:
+        return x @ cell.W_x, h @ cell.W_h
+    n_x, n_h = narrow.levels
+    return (
+        _integer_product(x, cell.W_x, narrow.scale_x, narrow.x_range, n_x, narrow.held),
+        _integer_product(h, cell.W_h, narrow.scale_h, 1.0, n_h, narrow.held),
+    )
+
+
+def _integer_product(a: Array, V: Array, scale: Array, limit: float, n: int, held: Any) -> Array:
+    """Return what an exact sum over integers is worth: equation 1q.  Numbers beyond the limit are counted."""
+    held.count += np.count_nonzero(np.abs(a) > limit * ROUNDING)
+    q = integers(a, a.dtype.type(n / limit), n)
+    product: Array = scale * np.float32(limit / n) * (q @ V).astype(a.dtype)
+    return product
 
 
 def lstm_forward(z: Array, c_prev: Array) -> tuple[Array, State]:
@@ -618,6 +715,7 @@ def forward(cell: Any, x: Array, state: State, schedule: Any, tape: Any, final: 
     >>> tape.y.ravel().round(4)
     array([0.3696, 0.5453])
     """
+    cell = cell.unpacked()
     tape.y[...] = 0
     for part, first in zip(final, state, strict=True):
         part[...] = first
@@ -725,7 +823,7 @@ def step(cell: Any, x: Array, state: State, final: State) -> None:
     state : tuple of ndarrays of shape (B, R) and (B, H)
     final : OUT, tuple of ndarrays of the same shapes
     """
-    _, after = _step_forward(cell, x, state, (None, None, None))
+    _, after = _step_forward(cell.unpacked(), x, state, (None, None, None))
     for part, value in zip(final, after, strict=True):
         part[...] = value
 
@@ -747,7 +845,7 @@ class Stream:
     def __init__(self, cells: Any, rows: int, axes: str, packed: bool) -> None:
         self._given = self._cells = tuple(cells)
         self._rows, self._axes = rows, axes
-        self._sizes = (len(cells[0].W_x), len(cells[-1].W_h))
+        self._sizes = (cells[0].input_size, cells[-1].output_size)
         self._states = [
             tuple(np.zeros((rows, n), cell.bias.dtype) for n in cell.state_sizes) for cell in self._given
         ]
@@ -774,7 +872,7 @@ class Stream:
         return (
             isinstance(array, np.ndarray)
             and array.shape == shape
-            and array.dtype == self._given[0].W_x.dtype
+            and array.dtype == self._given[0].bias.dtype
             and array.flags.c_contiguous
             and array.flags.aligned
         )
@@ -787,13 +885,15 @@ class Stream:
         """
         if out is None:
             R = self._sizes[1]
-            out = np.empty(R if self._axes == "f" else (self._rows, R), self._given[0].W_x.dtype)
+            out = np.empty(R if self._axes == "f" else (self._rows, R), self._given[0].bias.dtype)
         if not (self._fits(x, self._sizes[0]) and self._fits(out, self._sizes[1]) and out.flags.writeable):
             return None
         below = np.asarray(x).reshape(-1, self._sizes[0])
         for cell, state in zip(self._cells, self._states, strict=True):
             step(cell, below, state, state)
             below = state[0]
+        if self._cells[0].narrow is not None and self._cells[0].narrow.held is not None:
+            self._cells[0].narrow.held.tell()
         out[...] = below.reshape(out.shape)
         return out
 

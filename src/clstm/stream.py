@@ -66,8 +66,9 @@ class Stream:
         self._batched = batch_size is not None
         self._rows = 1 if batch_size is None else _check.integer("batch_size", batch_size, 1)
         self.kind = layer.kind
-        W_x, W_h = layer.cells[0].W_x, layer.cells[-1].W_h
-        self._dtype, self._input_size, self._output_size = W_h.dtype, len(W_x), len(W_h)
+        first_cell, last_cell = layer.cells[0], layer.cells[-1]
+        self._dtype = first_cell.bias.dtype
+        self._input_size, self._output_size = first_cell.input_size, last_cell.output_size
         first = self._parts_of(state)
         self._start(layer.cells)
         self._put(first)
@@ -232,14 +233,16 @@ class Stream:
 
     def __getstate__(self) -> dict[str, Any]:
         """Everything but what the kernels hold, of which the state is kept."""
-        held = ("_engine", "_try_step", "_try_reset")
-        kept = {name: value for name, value in vars(self).items() if name not in held}
+        made = ["_engine", "_try_step", "_try_reset"]
+        if self._snapshot[0] is self._layer.cells[0]:  # narrow weights, which do not change
+            made.append("_snapshot")
+        kept = {name: value for name, value in vars(self).items() if name not in made}
         return kept | {"state": self._state()}
 
     def __setstate__(self, kept: dict[str, Any]) -> None:
         state = kept.pop("state")
         self.__dict__.update(kept)
-        self._start(self._snapshot)
+        self._start(kept.get("_snapshot", self._layer.cells))
         self._put(state)
 
 
