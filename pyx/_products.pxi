@@ -92,8 +92,8 @@ cdef void pack_transposed(const Cell *cell, const floating *W, bint by_column, P
                                count * sizeof(floating))
                 else:
                     column = W + first * pitch + g * H + u * V
-                    for lane in range(min(V, H - u * V)):
-                        for j in range(count):
+                    for j in range(count):      # outside: rows a power of two apart do not fit the L1 cache
+                        for lane in range(min(V, H - u * V)):
                             to[lane * width + j] = column[j * pitch + lane]
                 to += height * width
             first += 4 * V

@@ -126,7 +126,8 @@ CLSTM_INLINE ptrdiff_t clstm_narrow_row_bytes(ptrdiff_t n)
 
 /* Turns n numbers into integers: a * factor, held within -levels .. levels, to the nearest, ties to even.
  * Returns how many lie beyond -limit .. limit.  The row has its head and then integers of 16 bits, of each
- * four the second and the third exchanged; or (`split`) all lower bytes and then all upper ones, both signed. */
+ * four the second and the third exchanged; or (`split`) all lower bytes and then all upper ones, both
+ * signed. */
 static ptrdiff_t clstm_quantise(const float *a, ptrdiff_t n, float factor, float levels, float limit,
                                 int split, void *row)
 {
