@@ -152,14 +152,14 @@ cdef extern from "team.h" nogil:
 
 cdef extern from "strips.h" nogil:
     ctypedef struct Strip "clstm_strip":
-        Py_ssize_t steps, done, next
+        Py_ssize_t steps, done, goal
     ctypedef struct Order "clstm_order":
         Team team
         Py_ssize_t count
         bint chained
         Strip *strips
     Py_ssize_t next_chunk "clstm_next"(Order *order, int thread, Py_ssize_t last)
-    void finish_chunk "clstm_finish"(Order *order, int thread, Py_ssize_t strip, Py_ssize_t next)
+    void finish_chunk "clstm_finish"(Order *order, int thread, Py_ssize_t strip, Py_ssize_t goal)
 
 cdef extern from "arrays.h":
     ctypedef struct Descr "clstm_descr":

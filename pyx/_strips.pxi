@@ -10,7 +10,7 @@ cdef enum:
 
 
 cdef struct Strips:
-    Order order             # `done` and `next` count steps
+    Order order             # `done` and `goal` count steps
     void *jobs              # order.count of Forward, or of Backward
     bint back
 
@@ -80,7 +80,7 @@ cdef void ready_strip(Strips *strips, Py_ssize_t k, bint stacked, Workspace *wor
         ready_back(job_back, 1, workspace, like)
         strip.steps = job_back.schedule.steps
         if not workspace.failed:
-            strip.next = goal_back(job_back)
+            strip.goal = goal_back(job_back)
     else:
         job = &(<Forward *> strips.jobs)[k]
         begin(&job.team, False)
@@ -88,7 +88,7 @@ cdef void ready_strip(Strips *strips, Py_ssize_t k, bint stacked, Workspace *wor
         ready_forward(job, workspace, like)
         strip.steps = job.schedule.steps
         if not workspace.failed:
-            strip.next = goal_forward(job)
+            strip.goal = goal_forward(job)
 
 
 cdef inline Py_ssize_t slice_of(const Extent *extent) noexcept nogil:
@@ -152,4 +152,4 @@ cdef void walk_strips(Strips *strips, int thread, fp_state caller, const floatin
             job.team.signals = signals
             if not chunk_forward(job, 0, &job.place, caller, like):
                 order.team.cancelled = True
-            finish_chunk(order, thread, k, goal_forward(job) if job.place.s < job.schedule.steps else 0)
+            finish_chunk(order, thread, k, goal_forward(job))

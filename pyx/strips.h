@@ -16,7 +16,7 @@ enum { CLSTM_AHEAD = 3 };
 typedef struct {
     ptrdiff_t steps; /* how many there are */
     ptrdiff_t done;
-    ptrdiff_t next; /* how many will be done after the next chunk */
+    ptrdiff_t goal; /* how many will be done after the next chunk */
     int busy;       /* whether a thread is at it */
     double since;   /* what its processor's clock said then, if that is not thread 0 */
 } clstm_strip;
@@ -72,9 +72,9 @@ static ptrdiff_t clstm_choose(const clstm_order *order, ptrdiff_t last, int *lef
     for (ptrdiff_t k = 0; k < order->count; k++) {
         const clstm_strip *strip = &strips[k];
         *busy |= strip->busy;
-        *left |= (strip->busy ? strip->next : strip->done) < strip->steps;
+        *left |= (strip->busy ? strip->goal : strip->done) < strip->steps;
         if (strip->busy || strip->done == strip->steps ||
-            (order->chained && k > 0 && strips[k - 1].done < strip->next))
+            (order->chained && k > 0 && strips[k - 1].done < strip->goal))
             continue;
         stay |= k == last;
         if (best < 0 || strip->done < strips[best].done)
@@ -83,7 +83,7 @@ static ptrdiff_t clstm_choose(const clstm_order *order, ptrdiff_t last, int *lef
     if (!stay)
         return best;
     ptrdiff_t ahead = strips[last].done - strips[best].done;
-    return ahead < CLSTM_AHEAD * (strips[last].next - strips[last].done) ? last : best;
+    return ahead < CLSTM_AHEAD * (strips[last].goal - strips[last].done) ? last : best;
 }
 
 /* The strip whose next chunk the thread is to do, which ends with clstm_finish; -1 when there is nothing left
@@ -118,15 +118,15 @@ static ptrdiff_t clstm_next(clstm_order *order, int thread, ptrdiff_t last)
     }
 }
 
-/* What was taken by clstm_next is done; after the chunk that follows it `next` steps will be. */
-static void clstm_finish(clstm_order *order, int thread, ptrdiff_t strip, ptrdiff_t next)
+/* What was taken by clstm_next is done; after the chunk that follows it `goal` steps will be. */
+static void clstm_finish(clstm_order *order, int thread, ptrdiff_t strip, ptrdiff_t goal)
 {
     double spent = thread > 0 ? clstm_processor_seconds() - order->strips[strip].since : 0;
     clstm_lock(order);
     order->team.helped += spent;
     order->strips[strip].busy = 0;
-    order->strips[strip].done = order->strips[strip].next;
-    order->strips[strip].next = next;
+    order->strips[strip].done = order->strips[strip].goal;
+    order->strips[strip].goal = goal;
     clstm_unlock(order);
 }
 

@@ -105,15 +105,15 @@ typedef struct {
     atomic_int cancelled; /* set by thread 0 */
     int stop;    /* `cancelled` at the last barrier: all must leave after the same one, or some would wait */
     int signals; /* whether thread 0 looks for signals: set by clstm_begin */
-    double polled;     /* when it last did */
-    double unpolled;   /* the work since it last looked at the clock */
-    atomic_long taken; /* pieces of work that have been taken, see clstm_take */
-    atomic_int alone;  /* whether sharing was given up */
-    double credit;     /* what the call may lose by sharing */
-    double formed;     /* when the team became one */
-    double waited;     /* seconds that thread 0 has waited since */
-    int counted;       /* whether what the others do is counted: */
-    double helped;     /* seconds of their processors */
+    double polled;      /* when it last did */
+    double unpolled;    /* the work since it last looked at the clock */
+    atomic_long pieces; /* of work that have been taken, see clstm_take */
+    atomic_int alone;   /* whether sharing was given up */
+    double credit;      /* what the call may lose by sharing */
+    double formed;      /* when the team became one */
+    double waited;      /* seconds that thread 0 has waited since */
+    int counted;        /* whether what the others do is counted: */
+    double helped;      /* seconds of their processors */
 } clstm_team;
 
 /* Prepare the team of a call that goes through clstm_run or stays on this thread.  `signals`: the thread
@@ -203,13 +203,13 @@ static int clstm_barrier(clstm_team *team, int thread)
 /* The number of a piece of work that nobody else has taken: 0, 1, 2, ... */
 static inline ptrdiff_t clstm_take(clstm_team *team)
 {
-    return atomic_fetch_add_explicit(&team->taken, 1, memory_order_relaxed);
+    return atomic_fetch_add_explicit(&team->pieces, 1, memory_order_relaxed);
 }
 
 /* Begin anew with 0, where nobody takes any. */
 static inline void clstm_restart(clstm_team *team)
 {
-    atomic_store_explicit(&team->taken, 0, memory_order_relaxed);
+    atomic_store_explicit(&team->pieces, 0, memory_order_relaxed);
 }
 
 /* A call that others may still look into when it is over. */
@@ -258,31 +258,35 @@ static inline int clstm_solo(void)
  * milliseconds although others are idle.  So those that are not awake are kept off it until they have begun.
  */
 typedef struct {
+    int known;    /* whether the rest is */
     int there_is; /* another processor */
 #if defined(CLSTM_ASIDE)
     cpu_set_t allowed, others;
 #endif
 } clstm_aside;
 
+#if defined(CLSTM_ASIDE)
 /* Find out where the calling thread may run and where it does. */
 static void clstm_find_aside(clstm_aside *aside)
 {
+    aside->known = 1;
     aside->there_is = 0;
-#if defined(CLSTM_ASIDE)
     int own = sched_getcpu();
     if (own < 0 || own >= CPU_SETSIZE || sched_getaffinity(0, sizeof(cpu_set_t), &aside->allowed))
         return;
     aside->others = aside->allowed;
     CPU_CLR(own, &aside->others);
     aside->there_is = CPU_COUNT(&aside->others) > 0;
-#endif
 }
+#endif
 
 /* Keep a worker off the calling thread's processor; the lock is held. */
-static void clstm_set_aside(const clstm_aside *aside, int thread)
+static void clstm_set_aside(clstm_aside *aside, int thread)
 {
 #if defined(CLSTM_ASIDE)
     clstm_place *place = &clstm_pool.places[thread];
+    if (!aside->known)
+        clstm_find_aside(aside);
     if (aside->there_is && !pthread_setaffinity_np(place->handle, sizeof(cpu_set_t), &aside->others)) {
         place->moved = 1;
         place->allowed = aside->allowed;
@@ -423,8 +427,7 @@ static void clstm_post(clstm_call *call, int threads)
     int expected = 1, awake = 1;
     double now = clstm_now();
     clstm_pool.call = call;
-    clstm_aside aside;
-    clstm_find_aside(&aside);
+    clstm_aside aside = {.known = 0};
     for (int thread = 1; thread < threads; thread++) {
         double seen = atomic_load_explicit(&clstm_pool.seen[thread], memory_order_relaxed);
         awake += clstm_pool.awake[thread];
@@ -537,7 +540,7 @@ typedef struct {
     int size, cancelled, signals, alone, counted;
     double helped;
     double polled, unpolled;
-    ptrdiff_t taken;
+    ptrdiff_t pieces;
 } clstm_team;
 
 static double clstm_now(void)
@@ -582,12 +585,12 @@ static int clstm_barrier(clstm_team *team, int thread)
 
 static inline ptrdiff_t clstm_take(clstm_team *team)
 {
-    return team->taken++;
+    return team->pieces++;
 }
 
 static inline void clstm_restart(clstm_team *team)
 {
-    team->taken = 0;
+    team->pieces = 0;
 }
 
 static inline int clstm_solo(void)
