@@ -64,6 +64,7 @@ class Training:
     accuracy: float  # the best of the tests
     updates: int  # how many it took, or all there were
     losses: list[float]  # one an update, in nats
+    head: nn.Dense  # the read-out
 
 
 def train(layer, seq_length, *, updates, lr, noise=0.1, enough=1.0, rng=0):
@@ -91,4 +92,4 @@ def train(layer, seq_length, *, updates, lr, noise=0.1, enough=1.0, rng=0):
         if len(losses) % UPDATES_BETWEEN_TESTS == 0:
             y_test, _ = layer(x_test)
             accuracy = max(accuracy, float(np.mean(head(y_test[-1]).argmax(axis=1) == classes_test)))
-    return Training(accuracy, len(losses), losses)
+    return Training(accuracy, len(losses), losses, head)

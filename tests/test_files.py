@@ -109,6 +109,19 @@ def test_what_is_read_is_what_was_written(tmp_path):
         assert tensors[name].flags.writeable
 
 
+def test_bytes_and_bfloat16_come_back(tmp_path):
+    bits = np.arange(6, dtype=np.uint16).reshape(2, 3)
+    tensors = {"halves": bits.view(files.BFLOAT16), "bytes": np.arange(-3, 3, dtype=np.int8), "ü": np.ones(2)}
+    write(tmp_path / "a", tensors)
+    contents = files.read(tmp_path / "a")
+    assert contents.dtypes == {name: value.dtype for name, value in tensors.items()}
+    for name, value in contents.tensors().items():
+        assert_same_bits(value, tensors[name])
+    with pytest.raises(FileFormatError, match="expected dtype float32 or float64, got"):
+        contents.expect("Dense")
+    contents.expect("Dense", floats=False)
+
+
 def test_file_is_safetensors_with_one_record_of_json(tmp_path):
     write(tmp_path / "a")
     with safetensors.safe_open(tmp_path / "a", framework="numpy") as archive:
@@ -128,8 +141,8 @@ def test_views_are_written_by_their_values(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["int64", "float16", "complex128", ">f8" if np.little_endian else "<f8"])
-def test_only_native_float32_and_float64_are_written(tmp_path, kind):
-    with pytest.raises(ValueError, match=r"^w: expected dtype float32 or float64, got "):
+def test_only_native_floats_bytes_and_bfloat16_are_written(tmp_path, kind):
+    with pytest.raises(ValueError, match=r"^w: expected dtype float32, float64, int8 or bfloat16, got "):
         write(tmp_path / "a", {"w": np.ones(2, kind)})
     assert not os.listdir(tmp_path)
 
@@ -264,9 +277,9 @@ HEADERS = {
         r"format 10+\.\.\., written by clstm x+\.\.\.;"),
     "entry-no-object": ({"__metadata__": METADATA, "w": 1}, "'w': expected dtype, shape and data_"),
     "entry-with-more": (table(more=1), "'w': expected dtype, shape and data_offsets, got "),
-    "float16": (table(dtype="F16", shape=[4]), "'w': dtype: expected one of 'F32', 'F64', got 'F16'"),
-    "bfloat16": (table(dtype="BF16", shape=[4]), "'w': dtype: expected one of 'F32', 'F64', got 'BF16'"),
-    "int64": (table(dtype="I64"), "'w': dtype: expected one of 'F32', 'F64', got 'I64'"),
+    "float16": (table(dtype="F16", shape=[4]), "'w': dtype: expected one of 'F32', .*, 'I8', got 'F16'"),
+    "bytes": (table(dtype="U8", shape=[8]), "'w': dtype: expected one of 'F32', .*, 'I8', got 'U8'"),
+    "int64": (table(dtype="I64"), "'w': dtype: expected one of 'F32', .*, 'I8', got 'I64'"),
     "dtype-list": (table(dtype=["F64"]), r"'w': dtype: expected one of .*, got \['F64'\]"),
     "shape-float": (table(shape=[1.0]), r"'w': expected a shape, got \[1.0\]"),
     "shape-bool": (table(shape=[True]), r"'w': expected a shape, got \[True\]"),

@@ -12,11 +12,11 @@ from . import _check, files
 _MODULES = {
     "LSTM": "lstm",
     "RNN": "rnn",
-    "QuantizedLSTM": "quantized",
     "Dense": "nn.dense",
     "Embedding": "nn.embedding",
     "Dropout": "nn.dropout",
     "SequenceModel": "nn.model",
+    "QuantizedLSTM": "quantized",
     "LSTMClassifier": "estimators.classifier",
     "LSTMForecaster": "estimators.forecaster",
     "LSTMRegressor": "estimators.regressor",

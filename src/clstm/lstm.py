@@ -215,7 +215,7 @@ class LSTM(Architecture, SequenceLayer[tuple[Array, Array]], Exchanged):
         --------
         >>> lstm = clstm.LSTM(3, 50, dtype="float32", rng=0)
         >>> lstm.flat_params.nbytes, lstm.quantize("bfloat16").nbytes, lstm.quantize("int8", x_range=4).nbytes
-        (43200, 28928, 17792)
+        (43200, 28448, 16736)
         """
         return QuantizedLSTM(self, precision, x_range=x_range, x=x, backend=self.backend)
 
