@@ -86,6 +86,11 @@ def small_table(monkeypatch):
             )
             for options in SHAPINGS
         ),
+        *(
+            row("quantised", kind, shape, 1.5, weights=weights, yardstick="float32", own_goal=1.8)
+            for weights in ("bfloat16", "int8")
+            for kind, shape in (("stream", "2 1 3 8"), ("forward", "2 4 3 8"))
+        ),
     ]
     monkeypatch.setattr(cases, "CASES", rows)
 
@@ -134,6 +139,12 @@ def test_every_kind_of_row_is_verified_and_judged(run, small_table, capsys):
     assert [row["options"] for row in report["rows"] if row["group"] == "options"] == list(OPTIONS)
     assert all("no options" in row["contestants"] for row in report["rows"] if row["group"] == "options")
     assert goals["training 2 4 3 8 float32 2 layers bidirectional 2 threads"]["one thread"]["met"] is not None
+    for row in report["rows"][-4:]:
+        assert row["weights"] in row["name"]
+        assert set(row["contestants"]) == {"clstm", "float32"}
+        assert row["limit"]["share"] > 0
+        assert goals[row["name"]]["float32"]["met"] is not None
+        assert goals[row["name"]]["best peer"]["met"] is None
     assert "goals met: " in capsys.readouterr().out
 
 
@@ -190,7 +201,7 @@ def low_precision_case(kind, T):
     return cases._row("g", kind, f"2 {T} 64 64", weights="int8")
 
 
-@pytest.mark.parametrize("contestant", low_precision.CONTESTANTS[1:], ids=lambda contestant: contestant.name)
+@pytest.mark.parametrize("contestant", low_precision.CONTESTANTS, ids=lambda contestant: contestant.name)
 @pytest.mark.parametrize(("kind", "T"), [("stream", 1), ("forward", 5)])
 @pytest.mark.filterwarnings("default")  # other libraries' own
 def test_low_precision_is_near_the_definition_and_far_from_other_weights(contestant, kind, T):
@@ -213,6 +224,18 @@ def test_tolerances_are_there_for_each_field():
         for contestant in field.CONTESTANTS:
             assert contestant.precision(low_precision_case("forward", 5)) in measure.TOLERANCES
     assert contestants.Clstm.precision(cases._row("g", "forward", "1 1 1 1")) == "float32"
+
+
+def test_only_contestants_of_the_rows_are_named_as_skipped(run, monkeypatch, capsys):
+    monkeypatch.setattr(low_precision.OpenVinoInt8, "modules", ("a_module_that_nobody_has",))
+    assert run(*SHAPE, "--rows", "forward", "--contestants", "clstm", "openvino_int8")[1]["skipped"] == {}
+    capsys.readouterr()
+    rows = ("--rows", "stream 1 1 64 64 float32 int8")
+    code, report = run(*rows, "--contestants", "clstm", "openvino_int8")
+    assert code == 0
+    assert report["skipped"] == {"openvino_int8": "not installed: a_module_that_nobody_has"}
+    assert "openvino_int8 is skipped: not installed: a_module" in capsys.readouterr().out
+    assert set(report["rows"][0]["contestants"]) == {"clstm", "float32"}
 
 
 @pytest.mark.parametrize("name", ["clstm_torch", "clstm_frozen"])

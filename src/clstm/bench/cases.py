@@ -328,6 +328,21 @@ CASES = [
         for H in sizes
         for threads in (1, 2)
     ),
+    # Weights of fewer bits: against our own float32, and int8 against the fastest of its peers.
+    *(
+        _row(
+            "quantised",
+            kind,
+            f"1 {T} {H} {H}",
+            peer if weights == "int8" else None,
+            weights=weights,
+            yardstick="float32",
+            own_goal=own,
+        )
+        for weights, own_goals in (("bfloat16", (None, 1.5, 1.6, 1.6)), ("int8", (None, 1.8, 2.2, 2.2)))
+        for kind, T in (("stream", 1), ("forward", 250))
+        for H, own, peer in zip((64, 128, 256, 512), own_goals, (FLOOR, 1.5, 1.4, 1.1), strict=True)
+    ),
     # PyTorch's module against the same one on the kernels.
     _row("module", "step", "1 1 128 128", None, module=True, module_goal=3.0, frozen_goal=8.0),
     _row("module", "training", "32 100 128 128", None, module=True, unequal=True, module_goal=3.0),
