@@ -45,6 +45,7 @@ cdef struct Narrow:
     double levels_x, levels_h       # the integers that these become
     Py_ssize_t *held        # IN/OUT how many numbers were held
     bint dot                # whether the instruction of DOT_FEATURE is used
+    int threads             # that there is room for
 
 
 cdef struct Cell:
@@ -129,7 +130,7 @@ cdef int read_narrow(Cell *to, object cell, const floating *like) except -1:
         raise TypeError("cell: expected an LSTM of float32 for narrow weights, got another")
     to.I, to.R = narrow.input_size, narrow.output_size
     to.narrow.words_x, to.narrow.words_h = &words_x[0, 0, 0, 0], &words_h[0, 0, 0, 0]
-    to.narrow.precision = PRECISIONS[narrow.precision]
+    to.narrow.precision, to.narrow.threads = PRECISIONS[narrow.precision], max_threads
     if to.narrow.precision == BYTES:
         scale_x, scale_h, held = narrow.scale_x, narrow.scale_h, narrow.held.count
         to.narrow.scale_x, to.narrow.scale_h = &scale_x[0], &scale_h[0]
@@ -183,7 +184,9 @@ cdef Activation activation_of(object activation, double clip) except *:
 
 cdef inline bint needs_rows(const Cell *cell) noexcept nogil:
     """Whether a thread must have all units of its rows."""
-    return cell.norm_x != NULL or cell.W_r != NULL or cell.narrow.precision != 0
+    return cell.norm_x != NULL or cell.W_r != NULL or (
+        cell.narrow.precision != 0 and 4 * cell.V < PANEL_UNITS     # a share would end inside a panel
+    )
 
 
 # ------------------------------------------------------------------------------------------------------- LSTM

@@ -16,7 +16,7 @@ cdef void prepare_narrow(Forward *job, Py_ssize_t most, Py_ssize_t B, Workspace 
     if cell.narrow.precision == BYTES:
         job.narrow.scale_x, job.narrow.scale_h = take(workspace, row), take(workspace, row)
         job.narrow.x = take(workspace, most * narrow_row_bytes(cell.I))
-        job.narrow.h = take(workspace, B * narrow_row_bytes(cell.R))
+        job.narrow.h = take(workspace, cell.narrow.threads * B * narrow_row_bytes(cell.R))
 
 
 cdef void pack_narrow(Forward *job, const floating *like) noexcept nogil:
@@ -65,16 +65,23 @@ cdef void quantise_h(Forward *job, const Share *share, Py_ssize_t running,
                      const floating *h_prev) noexcept nogil:
     """Turn h_prev of a thread's rows into integers, if the product takes these."""
     cdef const Narrow *narrow = &job.cell.narrow
-    cdef Py_ssize_t bytes = narrow_row_bytes(job.cell.R), held = 0, r = share.row, q
+    cdef Py_ssize_t held = 0, r = share.row, q
+    cdef char *rows = integers_of(job, share)
     if narrow.precision != BYTES:
         return
     while r < running:
         for q in range(r, min(r + tile_rows(4), running)):
             held += quantise(<const float *> (h_prev + q * job.pitch), job.cell.R, <float> narrow.levels_h,
                              <float> narrow.levels_h, <float> ROUNDING, narrow.dot,
-                             <char *> job.narrow.h + q * bytes)
+                             rows + q * narrow_row_bytes(job.cell.R))
         r += share.row_stride
-    count_held(narrow, held)
+    if share.u == 0:                    # of threads that share units, each has all of h
+        count_held(narrow, held)
+
+
+cdef inline char *integers_of(const Forward *job, const Share *share) noexcept nogil:
+    """Where a thread's own copy of h begins."""
+    return <char *> job.narrow.h + share.thread * job.schedule.B * narrow_row_bytes(job.cell.R)
 
 
 cdef inline void count_held(const Narrow *narrow, Py_ssize_t held) noexcept nogil:
@@ -96,7 +103,7 @@ cdef void multiply_narrow(Forward *job, const Share *share, Py_ssize_t running, 
     product.sums, product.sums_row, product.sums_panel = <float *> sums, 4 * job.cell.V, sums_panel
     product.scale = <const float *> job.narrow.scale_h
     if narrow.precision == BYTES:
-        product.a, product.a_row = job.narrow.h, narrow_row_bytes(job.cell.R)
+        product.a, product.a_row = integers_of(job, share), narrow_row_bytes(job.cell.R)
     else:
         product.a, product.a_row = h_prev, job.pitch * sizeof(float)
     multiply_as(narrow, &product)

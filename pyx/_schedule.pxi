@@ -233,11 +233,13 @@ cdef struct Share:
     Py_ssize_t panel, panel_end         # the same in panels of z
     Py_ssize_t unit, unit_end           # the same in units, without padding
     Py_ssize_t h, h_end                 # its numbers of h: those of the units, or all with a projection
+    int thread
 
 
 cdef Share share_of(bint by_units, int thread, int size, const Cell *cell) noexcept nogil:
     cdef Share share
     cdef Py_ssize_t U = cell.U, fours
+    share.thread = thread
     if by_units:
         fours = (U + 3) // 4
         share.row, share.row_stride = 0, tile_rows(4)
@@ -262,11 +264,16 @@ cdef inline double work_of(const Cell *cell, double rows) noexcept nogil:
 cdef int threads_for(const Schedule *schedule, const Cell *cell, int threads, bint *by_units) noexcept nogil:
     """Return how many of `threads` pay for a pass over all rows, and (OUT) what they share."""
     cdef double each = schedule.total / max(1.0, <double> schedule.steps) * cell.G * cell.H * cell.H
+    cdef double faster = 1              # than a multiplication of floats
     cdef Py_ssize_t tiles = (schedule.B + tile_rows(4) - 1) // tile_rows(4)
+    if cell.narrow.precision:
+        faster = 3 if cell.narrow.precision == BYTES else 1.5
+        threads = min(threads, cell.narrow.threads)
+        each /= faster
     by_units[0] = not needs_rows(cell) and (
         each >= UNITS_WORK or (each >= FEW_ROWS_WORK and tiles < 4 * threads)
     )
-    if schedule.total < PACK_ROWS or work_of(cell, schedule.total) < TEAM_WORK:
+    if schedule.total < PACK_ROWS or work_of(cell, schedule.total) < faster * TEAM_WORK:
         return 1
     return <int> max(1, min(threads, (cell.U + 3) // 4 if by_units[0] else tiles))
 

@@ -64,7 +64,7 @@ cdef struct NarrowForward:
     void *scale_x           # (1, N V): what 1 in a sum is worth
     void *scale_h
     void *x                 # (rows, I) as integers
-    void *h                 # (B, R)
+    void *h                 # (threads, B, R): each thread its own
 
 
 # ---------------------------------------------------------------------------------------------------- forward

@@ -248,6 +248,25 @@ def test_results_have_the_same_bits_on_any_number_of_threads(way, precision, bid
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("B", [1, 2])
+def test_threads_that_share_units_change_no_bit_and_count_once(way, precision, B):
+    small = on(way, build_lstm(40, 330, dtype="float32"), precision)
+    x, arguments = inputs(small, 40, B, ragged=False)
+    x[3, 0, 0] = 6
+    for part in arguments["state"]:
+        part[:, 0, :7] = 2
+    found = []
+    for number in (1, 2, 3):
+        held = small.held
+        with threads(number, way[0]), warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            found.append((results(small, x, **arguments), small.held - held))
+    for others, count in found[1:]:
+        assert_same_results(others, found[0][0])
+        assert count == found[0][1] == (8 if precision == "int8" else 0)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
 def test_sequence_with_resets_is_its_episodes(way, precision):
     small = on(way, build_lstm(5, 33, bidirectional=True, dtype="float32"), precision)
     x, _ = inputs(small, 12, 1)
