@@ -78,7 +78,7 @@ static const double clstm_moment = 2e-5;
 static const double clstm_linger = 2e-4;
 
 /* For tests: whether a call waits until all of its threads are there. */
-static int clstm_patient;
+static atomic_int clstm_patient;
 
 static inline double clstm_seconds(clockid_t clock)
 {
@@ -105,15 +105,15 @@ typedef struct {
     atomic_int cancelled; /* set by thread 0 */
     int stop;    /* `cancelled` at the last barrier: all must leave after the same one, or some would wait */
     int signals; /* whether thread 0 looks for signals: set by clstm_begin */
-    double polled;      /* when it last did */
-    double unpolled;    /* the work since it last looked at the clock */
-    atomic_long pieces; /* of work that have been taken, see clstm_take */
-    atomic_int alone;   /* whether sharing was given up */
-    double credit;      /* what the call may lose by sharing */
-    double formed;      /* when the team became one */
-    double waited;      /* seconds that thread 0 has waited since */
-    int counted;        /* whether what the others do is counted: */
-    double helped;      /* seconds of their processors */
+    double polled;         /* when it last did */
+    double unpolled;       /* the work since it last looked at the clock */
+    atomic_long pieces;    /* of work that have been taken, see clstm_take */
+    atomic_int alone;      /* whether sharing was given up */
+    double credit;         /* what the call may lose by sharing */
+    double formed;         /* when the team became one */
+    double waited;         /* seconds that thread 0 has waited since */
+    int counted;           /* whether what the others do is counted: */
+    _Atomic double helped; /* seconds of their processors */
 } clstm_team;
 
 /* Prepare the team of a call that goes through clstm_run or stays on this thread.  `signals`: the thread
